@@ -1,0 +1,133 @@
+"""Models and tokenizers as plain Hugging Face folders: loaded with checks, saved the same way by every stage.
+
+Safetensors only, no remote code. A tokenizer and a model that disagree are refused before any training.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.runtime.params import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+def load_causal(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer in the dtype of its weights. Raises UserError for a folder that cannot be used."""
+    from transformers import AutoModelForCausalLM
+
+    check_folder(folder)
+    tokenizer = load_tokenizer(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="sdpa")
+    check_vocabulary(folder, model, tokenizer)
+    return model, tokenizer
+
+
+def load_reward(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a reward model (a sequence classifier with one output) and its tokenizer."""
+    from transformers import AutoModelForSequenceClassification
+
+    check_folder(folder)
+    tokenizer = load_tokenizer(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype="auto", attn_implementation="sdpa")
+    check_vocabulary(folder, model, tokenizer)
+    return model, tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder. Raises UserError when there is none, or it lacks an end or padding token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no tokenizer can be loaded from it: {error}") from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: its tokenizer has no end-of-sequence token; add eos_token to tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError unless `folder` is a whole model folder with safetensors weights."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: incomplete model folder: config.json is missing")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{index}: damaged index: {error}") from None
+        missing = [name for name in shards if not (folder / name).is_file()]
+        if missing:
+            raise UserError(f"{folder}: incomplete model folder: {', '.join(missing)} named in {index.name} but missing")
+    elif not (folder / "model.safetensors").is_file():
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        if pickles:
+            raise UserError(
+                f"{folder}: holds pickled weights ({', '.join(pickles)}), which can run code when opened and are refused; "
+                "convert them with save_pretrained(..., safe_serialization=True)"
+            )
+        raise UserError(f"{folder}: incomplete model folder: model.safetensors is missing")
+
+
+def check_vocabulary(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError when the tokenizer can produce ids for which the model has no embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"{folder}: tokenizer and model disagree: {len(tokenizer)} tokens but {rows} embedding rows; "
+            "use the tokenizer the model was trained with"
+        )
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Return the token ids of a prompt, ready to be continued: through the chat template if there is one, else as plain text."""
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return list(ids)
+    return list(tokenizer(prompt)["input_ids"])
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
+    """Return the token ids of an answer as it follows its prompt, with exactly one end-of-sequence token."""
+    return [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: dict[str, Any]) -> None:
+    """Write a model folder that `from_pretrained` loads, with a card whose front matter is `card` (no times, no paths)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_card(folder, card)
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write `README.md`: a model card in the hub's format. `card` holds `stage`, `summary`, and what a reader should know."""
+    facts = "\n".join(f"| {key} | {value} |" for key, value in card.items() if key not in ("stage", "summary"))
+    text = f"---\nlibrary_name: transformers\ntags: [temper, {card['stage'].split('@')[0]}]\n---\n\n"
+    text += f"# {card['stage']}\n\n{card['summary']}\n\n| | |\n|---|---|\n{facts}\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def set_determinism(seed: int, threads: int) -> None:
+    """Seed Python, NumPy and torch, fix the number of threads and ask for deterministic kernels: same inputs, same bits."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,150 @@
+"""How a stage is started: flags from its signature, params from its section, a lease, an identity, honest exit codes.
+
+A stage module ends with `run_stage(main)`. Its `main(params, run, *, flags...)` takes its validated params, this run, and
+keyword-only paths annotated `In` or `Out`, which become `--flags`; so dvc.yaml reads as the pipeline and the stage runs by
+hand. Exit codes: 0 done, 1 failed, 2 a mistake in params or data (never retried), 75 stopped by SIGTERM after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import inspect
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from tasks.runtime.checkpoint import Checkpoints, sha256
+from tasks.runtime.imports import ROOT, project_modules
+from tasks.runtime.lease import Lease
+from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, read_yaml
+from tasks.runtime.progress import Progress
+
+In = Annotated[Path, "in"]
+Out = Annotated[Path, "out"]
+FAILED, REFUSED, PREEMPTED = 1, 2, 75
+WORK = Path(".temper")
+
+
+class Preempted(Exception):
+    """SIGTERM arrived and the work so far is in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one stage."""
+
+    stage: str
+    """Name as in dvc.yaml, the seed after an @: `raft@0`."""
+    identity: str
+    """Hash of params, code and inputs: what makes the numbers."""
+    lease: Lease
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of this identity."""
+        return Checkpoints(WORK / "checkpoints" / self.stage / self.identity)
+
+    def progress(self, total: float, unit: str, what: str = "") -> Progress:
+        """Start counting `total` units of work."""
+        return Progress(self.stage, total, unit, what)
+
+
+def run_stage(main: Callable[..., None], arguments: list[str] | None = None) -> None:
+    """Run a stage's `main` from the command line and exit the process with its code."""
+    _die_with_parent()
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    sys.exit(_run(main, sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(main: Callable[..., None], arguments: list[str]) -> int:
+    hints = get_type_hints(main, include_extras=True)
+    params_type: type[StageParams] = hints["params"]
+    flags, source = _parse(main, hints, params_type, arguments)
+    stage = f"{params_type.section}@{flags['seed']}" if "seed" in flags else params_type.section
+    started = time.monotonic()
+    try:
+        params = check_section(params_type, read_yaml(source), str(source))
+        _require_inputs(hints, flags)
+        with Lease(WORK / "work" / stage, stage) as lease:
+            run = Run(stage, identity(main.__module__, params, hints, flags), lease)
+            main(params, run, **flags)
+            lease.check()
+    except Preempted as stop:
+        print(f"{stage}: stopped by SIGTERM; {stop}", file=sys.stderr)
+        return PREEMPTED
+    except UserError as error:
+        print(f"{stage}: {error}", file=sys.stderr)
+        return REFUSED
+    except OSError as error:
+        traceback.print_exc()
+        print(f"{stage}: {error}", file=sys.stderr)
+        return FAILED
+    print(f"{stage}: done in {time.monotonic() - started:.1f} s", file=sys.stderr)
+    return 0
+
+
+def _parse(
+    main: Callable[..., None], hints: dict[str, Any], params_type: type[StageParams], arguments: list[str]
+) -> tuple[dict[str, Any], Path]:
+    """Turn the keyword-only parameters of `main` into flags and read them; also return the params file."""
+    module = sys.modules[main.__module__]
+    parser = argparse.ArgumentParser(prog=f"python -m {_module_name(main)}", description=module.__doc__)
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help=f"YAML with the section {params_type.section!r}")
+    names = [p.name for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for name in names:
+        kind = int if hints[name] is int else Path
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=True, dest=name)
+    values = vars(parser.parse_args(arguments))
+    return {name: values[name] for name in names}, values["params"]
+
+
+def _require_inputs(hints: dict[str, Any], flags: dict[str, Any]) -> None:
+    for name, path in flags.items():
+        if hints[name] is In and not path.exists():
+            raise UserError(f"--{name.replace('_', '-')} {path}: no such file or folder; run the stage that makes it first")
+
+
+def identity(module: str, params: StageParams, hints: dict[str, Any], flags: dict[str, Any]) -> str:
+    """Hash what makes a stage's numbers: its params, its code and the content of its inputs; never where or on what it runs."""
+    if module == "__main__":
+        module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
+    facts: dict[str, Any] = {"params": params.model_dump(mode="json"), "seed": flags.get("seed")}
+    facts["code"] = {str(path.relative_to(ROOT)): sha256(path) for path in project_modules(module)}
+    facts["inputs"] = {name: _content(path) for name, path in flags.items() if hints[name] is In}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content(path: Path) -> dict[str, str]:
+    """Return the hash of every file at or below `path`."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): sha256(file) for file in files}
+
+
+def _module_name(main: Callable[..., None]) -> str:
+    spec = sys.modules[main.__module__].__spec__
+    return spec.name if spec else main.__module__
+
+
+def _on_sigterm(signum: int, frame: Any) -> None:
+    """Let the stage's main thread unwind; a trainer that checkpoints on SIGTERM installs its own handler instead."""
+    raise Preempted("it goes on from its last checkpoint when run again")
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies: `kill -9` of dvc must not leave an orphan."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
