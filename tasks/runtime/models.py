@@ -83,7 +83,7 @@ def check_folder(folder: Path) -> None:
 
 def check_vocabulary(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError when the tokenizer can produce ids for which the model has no embedding."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise UserError(
             f"{folder}: tokenizer and model disagree: {len(tokenizer)} tokens but {rows} embedding rows; "

@@ -43,7 +43,7 @@ class Run:
     """One run of one stage."""
 
     stage: str
-    """Name as in dvc.yaml, the seed after an @: `raft@0`."""
+    """Name of the stage: its section in params.yaml."""
     identity: str
     """Hash of params, code and inputs: what makes the numbers."""
     lease: Lease
@@ -60,7 +60,7 @@ class Run:
 
 def run_stage(main: Callable[..., None], arguments: list[str] | None = None) -> None:
     """Run a stage's `main` from the command line and exit the process with its code."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGTERM, _on_sigterm)
     sys.exit(_run(main, sys.argv[1:] if arguments is None else arguments))
 
@@ -69,55 +69,62 @@ def _run(main: Callable[..., None], arguments: list[str]) -> int:
     hints = get_type_hints(main, include_extras=True)
     params_type: type[StageParams] = hints["params"]
     flags, source = _parse(main, hints, params_type, arguments)
-    stage = f"{params_type.section}@{flags['seed']}" if "seed" in flags else params_type.section
-    started = time.monotonic()
-    try:
+    stage = params_type.section
+
+    def body() -> None:
         params = check_section(params_type, read_yaml(source), str(source))
         _require_inputs(hints, flags)
         with Lease(WORK / "work" / stage, stage) as lease:
-            run = Run(stage, identity(main.__module__, params, hints, flags), lease)
-            main(params, run, **flags)
+            main(params, Run(stage, identity(main.__module__, params, hints, flags), lease), **flags)
             lease.check()
+
+    return exit_code(body, stage)
+
+
+def exit_code(body: Callable[[], None], who: str) -> int:
+    """Call `body` and turn how it ended into an exit code; the last line on stderr says what happened."""
+    started = time.monotonic()
+    try:
+        body()
     except Preempted as stop:
-        print(f"{stage}: stopped by SIGTERM; {stop}", file=sys.stderr)
+        print(f"{who}: stopped by SIGTERM; {stop}", file=sys.stderr)
         return PREEMPTED
     except UserError as error:
-        print(f"{stage}: {error}", file=sys.stderr)
+        print(f"{who}: {error}", file=sys.stderr)
         return REFUSED
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001  the last frame of the process: every failure becomes a code and a line
         traceback.print_exc()
-        print(f"{stage}: {error}", file=sys.stderr)
+        print(f"{who}: {type(error).__name__}: {error}", file=sys.stderr)
         return FAILED
-    print(f"{stage}: done in {time.monotonic() - started:.1f} s", file=sys.stderr)
+    print(f"{who}: done in {time.monotonic() - started:.1f} s", file=sys.stderr)
     return 0
 
 
 def _parse(
     main: Callable[..., None], hints: dict[str, Any], params_type: type[StageParams], arguments: list[str]
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[dict[str, Path], Path]:
     """Turn the keyword-only parameters of `main` into flags and read them; also return the params file."""
     module = sys.modules[main.__module__]
     parser = argparse.ArgumentParser(prog=f"python -m {_module_name(main)}", description=module.__doc__)
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help=f"YAML with the section {params_type.section!r}")
     names = [p.name for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in names:
-        kind = int if hints[name] is int else Path
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=True, dest=name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, dest=name)
     values = vars(parser.parse_args(arguments))
     return {name: values[name] for name in names}, values["params"]
 
 
-def _require_inputs(hints: dict[str, Any], flags: dict[str, Any]) -> None:
+def _require_inputs(hints: dict[str, Any], flags: dict[str, Path]) -> None:
     for name, path in flags.items():
         if hints[name] is In and not path.exists():
             raise UserError(f"--{name.replace('_', '-')} {path}: no such file or folder; run the stage that makes it first")
 
 
-def identity(module: str, params: StageParams, hints: dict[str, Any], flags: dict[str, Any]) -> str:
+def identity(module: str, params: StageParams, hints: dict[str, Any], flags: dict[str, Path]) -> str:
     """Hash what makes a stage's numbers: its params, its code and the content of its inputs; never where or on what it runs."""
     if module == "__main__":
         module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
-    facts: dict[str, Any] = {"params": params.model_dump(mode="json"), "seed": flags.get("seed")}
+    facts: dict[str, Any] = {"params": params.model_dump(mode="json")}
     facts["code"] = {str(path.relative_to(ROOT)): sha256(path) for path in project_modules(module)}
     facts["inputs"] = {name: _content(path) for name, path in flags.items() if hints[name] is In}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -139,12 +146,10 @@ def _on_sigterm(signum: int, frame: Any) -> None:
     raise Preempted("it goes on from its last checkpoint when run again")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies: `kill -9` of dvc must not leave an orphan."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
-
-
