@@ -20,7 +20,7 @@ HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def load_causal(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer in the dtype of its weights. Raises UserError for a folder that cannot be used."""
+    """Load a causal language model, in the dtype of its weights, and its tokenizer. Raises UserError for an unusable folder."""
     from transformers import AutoModelForCausalLM
 
     check_folder(folder)
@@ -83,7 +83,7 @@ def check_folder(folder: Path) -> None:
 
 def check_vocabulary(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError when the tokenizer can produce ids for which the model has no embedding."""
-    rows = model.get_input_embeddings().num_embeddings
+    rows = model.config.get_text_config().vocab_size
     if len(tokenizer) > rows:
         raise UserError(
             f"{folder}: tokenizer and model disagree: {len(tokenizer)} tokens but {rows} embedding rows; "
