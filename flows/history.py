@@ -1,0 +1,110 @@
+"""The last run of each stage on this machine: how long, on what, from which commit. Facts of place, never part of an out.
+
+One small file a stage, `.temper/history/STAGE.json`, replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(".temper/history")
+PACKAGES = ("torch", "transformers", "trl", "deepspeed", "dvc", "prefect")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of one stage."""
+
+    stage: str
+    seconds: float
+    exit_code: int
+    finished: str
+    """Local time, ISO 8601 with offset."""
+    params: Mapping[str, Any]
+    """The stage's section of the params as they were in effect."""
+    commit: str | None
+    """The checked-out commit, with `+` behind it when tracked files were changed; None outside git."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+
+
+def record(root: Path, stage: str, seconds: float, exit_code: int, params: Mapping[str, Any]) -> Record:
+    """Write down the run that has just ended, with this machine's versions, hardware and commit, and return it."""
+    finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    entry = Record(stage, round(seconds, 3), exit_code, finished, params, commit(root), versions(), hardware())
+    place = root / FOLDER / f"{stage}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_suffix(f".draft-{os.getpid()}")
+    draft.write_text(json.dumps(asdict(entry), indent=1, default=str), encoding="utf-8")
+    draft.replace(place)
+    return entry
+
+
+def last(root: Path, stage: str) -> Record | None:
+    """Return the last run of `stage`, or None when there is none or its file cannot be read."""
+    try:
+        return Record(**json.loads((root / FOLDER / f"{stage}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def commit(root: Path) -> str | None:
+    """Return the checked-out commit, `+` behind it when tracked files were changed, None outside a git checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of Python and of the packages that make the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor, its cores, the memory in GiB and the GPUs of this machine."""
+    import psutil
+
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus(),
+    }
+
+
+def gpus() -> list[str]:
+    """Return the names of the NVIDIA GPUs the driver lists, without loading torch."""
+    found = []
+    for place in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = place.read_text(encoding="utf-8").splitlines()
+        found.extend(line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:"))
+    return found
+
+
+def _processor() -> str:
+    """Return the processor's name as the kernel gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
