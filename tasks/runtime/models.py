@@ -101,8 +101,19 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
-    """Return the token ids of an answer as it follows its prompt, with exactly one end-of-sequence token."""
+    """Return the token ids of an answer as it follows its prompt, with exactly one end-of-sequence token.
+
+    After a plain-text prompt the two are parted by one space: the tokenizer's own prefix space where it writes one
+    (SentencePiece style), else a space in the text (byte-level BPE style).
+    """
+    if not tokenizer.chat_template:
+        completion = completion.lstrip(" ") if _writes_prefix_space(tokenizer) else " " + completion.lstrip(" ")
     return [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def _writes_prefix_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    first = tokenizer("a", add_special_tokens=False)["input_ids"][:1]
+    return any(token.startswith("\u2581") for token in tokenizer.convert_ids_to_tokens(first))
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: dict[str, Any]) -> None:

@@ -135,7 +135,7 @@ def split(row: Source, params: Params) -> dict[str, str]:
     assert row.text
     words = row.text.split(" ")
     prompt, completion = words[: params.prompt_words], words[params.prompt_words :][: params.completion_words]
-    return {"prompt": " ".join(prompt)} | ({"completion": " " + " ".join(completion)} if completion else {})
+    return {"prompt": " ".join(prompt)} | ({"completion": " ".join(completion)} if completion else {})
 
 
 def whole(row: Source) -> str:
