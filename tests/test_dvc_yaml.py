@@ -1,0 +1,69 @@
+"""dvc.yaml says the truth: deps list every project module that can change a stage's numbers; its flags and params exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tasks.runtime.imports import ROOT, project_modules
+from tasks.runtime.params import check_section, params_of, read_yaml
+
+STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def stages():
+    """Yield (name, module, body) of every stage, a foreach unrolled over the modules it names."""
+    for name, body in STAGES.items():
+        for item in ("base", "prompts") if name == "fetch" else ("",):
+            done = body["do"] if name == "fetch" else body
+            text = {key: str(value).replace("${item}", item) for key, value in done.items()}
+            yield name + item, re.search(r"python -m ([\w.]+)", text["cmd"])[1], done, text["cmd"], item
+
+
+CASES = [pytest.param(*case[1:], id=case[0]) for case in stages()]
+
+
+@pytest.mark.parametrize(("module", "body", "cmd", "item"), CASES)
+def test_deps_list_every_module_that_can_change_the_numbers(module, body, cmd, item):
+    listed = {dep.replace("${item}", item) for dep in body["deps"]}
+    reached = {str(path.relative_to(ROOT)) for path in project_modules(module)}
+    assert reached <= listed, f"add to deps of {module}: {sorted(reached - listed)}"
+    code = {dep for dep in listed if dep.endswith(".py")}
+    assert code <= reached, f"deps of {module} that it never imports: {sorted(code - reached)}"
+
+
+@pytest.mark.parametrize(("module", "body", "cmd", "item"), CASES)
+def test_the_section_in_params_yaml_is_valid(module, body, cmd, item):
+    params_type = params_of(module)
+    check_section(params_type, read_yaml(ROOT / "params.yaml"), "params.yaml")
+    assert params_type.section in [entry.replace("${item}", item) for entry in body["params"]]
+
+
+@pytest.mark.parametrize(("module", "body", "cmd", "item"), CASES)
+def test_every_path_in_the_command_is_a_dep_or_an_out(module, body, cmd, item):
+    declared = str({key: body.get(key) for key in ("deps", "outs", "metrics", "plots")}).replace("${item}", item)
+    undeclared = {"data/report/index.html", "data/scores"} if module == "tasks.evaluate.report" else set()
+    for path in re.findall(r"--\S+ (\S+)", cmd):
+        assert path in declared or path in undeclared, path
+
+
+@pytest.mark.parametrize("profile", sorted(Path(ROOT / "flows/profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_section_of_a_profile_is_known(profile):
+    known = set(read_yaml(ROOT / "params.yaml"))
+    assert set(read_yaml(profile)) <= known
+
+
+def test_params_of_every_stage_import_without_torch():
+    """`temper plan` checks all sections, so no stage module may load torch at its top."""
+    modules = [case.values[0] for case in CASES]
+    code = (
+        "import sys; from tasks.runtime.params import params_of\n"
+        f"for module in {modules}: params_of(module)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
