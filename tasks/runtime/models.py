@@ -16,7 +16,7 @@ from tasks.runtime.params import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+HUB_NAME = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
 
 
 def load_causal(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
