@@ -8,10 +8,15 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PLUMBING = {f"tasks.runtime.{name}" for name in ("checkpoint", "imports", "launch", "lease", "progress", "seeds", "stage")}
+"""Modules that carry a stage without being able to change its numbers: editing them makes nothing stale."""
 
 
 def project_modules(module: str) -> list[Path]:
-    """Return the files of `module` and of every project module it imports, at its top or inside a function, sorted."""
+    """Return the files of `module` and of every project module it imports, at its top or inside a function, sorted.
+
+    The plumbing is passed through but left out.
+    """
     seen: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -21,7 +26,7 @@ def project_modules(module: str) -> list[Path]:
             continue
         seen[name] = path
         waiting.extend(_imported(path))
-    return sorted(seen.values())
+    return sorted(path for name, path in seen.items() if name not in PLUMBING)
 
 
 def _file(module: str) -> Path | None:
