@@ -1,11 +1,24 @@
-"""The pipeline as a graph, and what of it is stale and why: pure functions over dvc.yaml, params and dvc.lock."""
+"""The pipeline as a graph, and what of it is stale and why: pure functions over dvc.yaml, params and dvc.lock.
+
+What DVC would do is asked of DVC itself (`flows.dvcrepo`), stage by stage and without its locks: a plan can be made while a
+run goes on, and for params that are nowhere on disk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows import history
+from tasks.runtime.params import UserError
+
+if TYPE_CHECKING:
+    from flows.dvcrepo import Pipeline
 
 OutKind = Literal["out", "metric", "plot"]
 State = Literal["cached", "completed", "failed", "blocked"]
@@ -48,6 +61,22 @@ class Graph:
     stages: Mapping[str, Stage]
     needs: Mapping[str, tuple[str, ...]]
     """For each stage the stages whose outs it reads directly."""
+    templated: frozenset[str] = frozenset()
+    """The sections that dvc.yaml itself refers to, as in `${base.model}`."""
+    template_modules: Mapping[str, str] = field(default_factory=dict)
+    """For such a section the stage module that a `foreach` would make of it, in use or not."""
+
+    def select(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the stages that `names` mean; the name of a foreach group means all of its stages. Raises UserError."""
+        found: list[str] = []
+        for name in names:
+            members = [stage for stage in self.stages if stage == name or stage.split("@")[0] == name]
+            if not members:
+                close = difflib.get_close_matches(name, self.stages, n=1)
+                meant = f"; did you mean '{close[0]}'?" if close else ""
+                raise UserError(f"no stage '{name}' in dvc.yaml{meant}; there are {', '.join(self.stages)}")
+            found.extend(members)
+        return tuple(dict.fromkeys(found))
 
     def upstream(self, name: str) -> tuple[str, ...]:
         """Return the stages that `name` reads from directly."""
@@ -88,6 +117,8 @@ class Step:
     """Why it is stale, for people; empty when it is not."""
     last_seconds: float | None = None
     """How long its last completed run took, if one is known."""
+    forced: bool = False
+    """To be run even if nothing changed: `dvc repro --force`."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +147,172 @@ class RunResult:
 
 def load_graph(root: Path, params: Mapping[str, Any]) -> Graph:
     """Resolve dvc.yaml against `params`, in memory. Raises UserError naming what is wrong with it."""
-    raise NotImplementedError
+    from flows.dvcrepo import opened
+
+    with opened(root, params) as pipeline:
+        stages = {name: _stage(pipeline, name) for name in pipeline.stages}
+        edges = {stage.name: {other.name for other in pipeline.index.graph.successors(stage)} for stage in pipeline.index.stages}
+        templated = frozenset(re.findall(r"\$\{\s*(\w+)", str(pipeline.source))) - {"item", "key"}
+        return Graph(
+            stages=stages,
+            needs={name: tuple(other for other in stages if other in edges[name]) for name in stages},
+            templated=templated,
+            template_modules=_template_modules(root, pipeline.source, templated),
+        )
 
 
 def plan(
-    graph: Graph, root: Path, params: Mapping[str, Any], targets: Iterable[str], force: Collection[str] = ()
+    graph: Graph,
+    root: Path,
+    params: Mapping[str, Any],
+    targets: Iterable[str],
+    force: Collection[str] = (),
+    on_stale: Callable[[], None] = lambda: None,
 ) -> list[Step]:
-    """Return the targets and all they need, in order, each stale or not and why; writes nothing."""
-    raise NotImplementedError
+    """Return the targets and all they need, in order, each stale or not and why; writes nothing.
+
+    `on_stale` is called once, as soon as the first stale stage is known: hashing the rest can take a while.
+    """
+    from flows.dvcrepo import opened
+
+    steps: dict[str, Step] = {}
+    with opened(root, params) as pipeline:
+        for name in graph.order(targets):
+            waits = [other for other in graph.upstream(name) if steps[other].stale]
+            reasons = ["forced"] if name in force else []
+            reasons += _reasons(pipeline, graph, name, waits)
+            reasons += [f"waits for {other}" for other in waits]
+            done = history.last_completed(root, name)
+            seconds = done.seconds if done else None
+            if reasons and not any(step.stale for step in steps.values()):
+                on_stale()
+            steps[name] = Step(graph.stages[name], bool(reasons), tuple(reasons), seconds, forced=name in force)
+    return list(steps.values())
+
+
+def check(graph: Graph, root: Path, params: Mapping[str, Any], name: str) -> Step:
+    """Look at one stage alone, once all it needs has run: an upstream stage that was stale may have given the same outs."""
+    from flows.dvcrepo import opened
+
+    with opened(root, params) as pipeline:
+        reasons = _reasons(pipeline, graph, name, [])
+    done = history.last_completed(root, name)
+    return Step(graph.stages[name], bool(reasons), tuple(reasons), done.seconds if done else None)
+
+
+def missing_inputs(graph: Graph, root: Path, targets: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (stage, dep) for every dep of the targets and what they need that is not there and that no stage makes."""
+    made = [out.path for stage in graph.stages.values() for out in stage.outs]
+    return [
+        (name, dep)
+        for name in graph.order(targets)
+        for dep in graph.stages[name].deps
+        if "://" not in dep and not (root / dep).exists() and not any(_overlap(dep, out) for out in made)
+    ]
+
+
+def _stage(pipeline: Pipeline, name: str) -> Stage:
+    stage = pipeline.stages[name]
+    cmd = stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd or [])
+    keys = tuple(key for dep in stage.deps if pipeline.is_params(dep) for key in dep.params)
+    module = _module(cmd)
+    return Stage(
+        name=name,
+        cmd=cmd,
+        module=module,
+        section=keys[0].split(".")[0] if module and keys else None,
+        deps=tuple(pipeline.path(dep) for dep in stage.deps if not pipeline.is_params(dep)),
+        outs=tuple(Out(pipeline.path(out), _kind(out)) for out in stage.outs),
+        param_keys=keys,
+        always_changed=bool(stage.always_changed or stage.is_callback),
+        meta=stage.meta or {},
+    )
+
+
+def _kind(out: Any) -> OutKind:
+    if out.metric:
+        return "metric"
+    return "plot" if out.plot else "out"
+
+
+def _module(cmd: str) -> str | None:
+    """Return MODULE of `python -m MODULE ...`, or None for any other command."""
+    found = re.match(r"\s*\S*python[\d.]*\s+-m\s+([\w.]+)", cmd)
+    return found[1] if found else None
+
+
+def _template_modules(root: Path, source: Mapping[str, Any], sections: Iterable[str]) -> dict[str, str]:
+    """Find for a section the module of the stage that some foreach group would make of it, were it in that group's list."""
+    found = {}
+    for group in source.values():
+        template = group.get("do", {})
+        if template.get("params") == ["${item}"] and isinstance(template.get("cmd"), str):
+            for section in sections:
+                module = _module(template["cmd"].replace("${item}", section))
+                if module and (root / (module.replace(".", "/") + ".py")).is_file():
+                    found[section] = module
+    return found
+
+
+def _reasons(pipeline: Pipeline, graph: Graph, name: str, waits: Iterable[str]) -> list[str]:
+    """Say why a stage would run by itself. What the stages in `waits` are about to make again is not looked at."""
+    stage, locked = pipeline.stages[name], pipeline.locked.get(name)
+    pending = [out.path for other in waits for out in graph.stages[other].outs]
+    if locked is None:
+        return ["never run"]
+    reasons = ["always run"] if graph.stages[name].always_changed else []
+    if stage.cmd_changed:
+        reasons.append(_command_change(locked.get("cmd"), graph.stages[name].cmd))
+    for dep in [] if stage.frozen else stage.deps:
+        if pipeline.is_params(dep):
+            reasons.extend(_param_changes(dep))
+        elif not any(_overlap(pipeline.path(dep), out) for out in pending):
+            reasons.extend(_dep_change(pipeline.path(dep), pipeline.status(dep)))
+    for out in stage.outs:
+        reasons.extend(_out_change(pipeline.path(out), pipeline.status(out)))
+    return reasons
+
+
+def _command_change(old: Any, new: str) -> str:
+    """Name the words of the command that went and came."""
+    before, after = shlex.split(old if isinstance(old, str) else " && ".join(old or [])), shlex.split(new)
+    gone = " ".join(word for word in before if word not in after)
+    come = " ".join(word for word in after if word not in before)
+    return f"command: {gone or '(nothing)'} -> {come or '(nothing)'}" if gone or come else "command: order of its words"
+
+
+def _param_changes(dep: Any) -> list[str]:
+    """Name every param whose value differs from the one in dvc.lock, with both values."""
+    locked, now = dep.hash_info.value or {}, dep.read_params()
+    return [change for key in dep.params or {**locked, **now} for change in _differences(key, locked, now)]
+
+
+def _differences(key: str, locked: Mapping[str, Any], now: Mapping[str, Any], name: str = "") -> list[str]:
+    name = name or key
+    old, new = locked.get(key, "(none)"), now.get(key, "(none)")
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [change for inner in {**old, **new} for change in _differences(inner, old, new, f"{name}.{inner}")]
+    return [] if old == new else [f"param {name}: {old} -> {new}"]
+
+
+def _dep_change(path: str, status: str | None) -> list[str]:
+    what = "code" if path.endswith(".py") else "dep"
+    said = {"modified": f"{what} {path} changed", "deleted": f"{what} {path} is missing", "new": f"{what} {path} is new"}
+    return [said.get(status, f"{what} {path}: {status}")] if status else []
+
+
+def _out_change(path: str, status: str | None) -> list[str]:
+    said = {
+        "modified": f"out {path} is not what the stage left",
+        "deleted": f"out {path} is missing",
+        "new": f"out {path} is new",
+        "not in cache": f"out {path} is not in DVC's cache",
+    }
+    return [said.get(status, f"out {path}: {status}")] if status else []
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Tell whether two paths are the same or one lies below the other."""
+    first, second = Path(one).parts, Path(other).parts
+    length = min(len(first), len(second))
+    return first[:length] == second[:length]

@@ -1,6 +1,6 @@
 """The last run of each stage on this machine: how long, on what, from which commit. Facts of place, never part of an out.
 
-One small file a stage, `.temper/history/STAGE.json`, replaced as a whole.
+One small file a stage, `.temper/history/STAGE.json`: its last run, and its last run that ended well.
 """
 
 from __future__ import annotations
@@ -38,23 +38,52 @@ class Record:
 
 
 def record(root: Path, stage: str, seconds: float, exit_code: int, params: Mapping[str, Any]) -> Record:
-    """Write down the run that has just ended, with this machine's versions, hardware and commit, and return it."""
+    """Write down a run that has just ended, with this machine's versions, hardware and commit, and return it.
+
+    Only for a command that really ran: a stage that DVC skipped or restored says nothing about how long it takes.
+    """
     finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     entry = Record(stage, round(seconds, 3), exit_code, finished, params, commit(root), versions(), hardware())
-    place = root / FOLDER / f"{stage}.json"
+    runs = _read(root, stage)
+    runs["last"] = asdict(entry)
+    if exit_code == 0:
+        runs["completed"] = asdict(entry)
+    place = _place(root, stage)
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = place.with_suffix(f".draft-{os.getpid()}")
-    draft.write_text(json.dumps(asdict(entry), indent=1, default=str), encoding="utf-8")
+    draft.write_text(json.dumps(runs, indent=1, default=str), encoding="utf-8")
     draft.replace(place)
     return entry
 
 
 def last(root: Path, stage: str) -> Record | None:
-    """Return the last run of `stage`, or None when there is none or its file cannot be read."""
+    """Return the last run of `stage`, however it ended, or None."""
+    return _entry(root, stage, "last")
+
+
+def last_completed(root: Path, stage: str) -> Record | None:
+    """Return the last run of `stage` that ended well, or None."""
+    return _entry(root, stage, "completed")
+
+
+def _entry(root: Path, stage: str, which: str) -> Record | None:
     try:
-        return Record(**json.loads((root / FOLDER / f"{stage}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Record(**_read(root, stage)[which])
+    except (KeyError, TypeError):
         return None
+
+
+def _read(root: Path, stage: str) -> dict[str, Any]:
+    """Return what is written about a stage; a missing or damaged file counts as nothing, it is only a record."""
+    try:
+        runs = json.loads(_place(root, stage).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return runs if isinstance(runs, dict) else {}
+
+
+def _place(root: Path, stage: str) -> Path:
+    return root / FOLDER / f"{stage.replace('/', '_')}.json"
 
 
 def commit(root: Path) -> str | None:
@@ -93,7 +122,7 @@ def hardware() -> dict[str, Any]:
 
 def gpus() -> list[str]:
     """Return the names of the NVIDIA GPUs the driver lists, without loading torch."""
-    found = []
+    found: list[str] = []
     for place in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         lines = place.read_text(encoding="utf-8").splitlines()
         found.extend(line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:"))

@@ -1,0 +1,74 @@
+"""Every section of the params is checked against its stage's class before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.graph import Graph
+from flows.overlay import origin
+from tasks.runtime.params import PARAMS_FILE, UserError, check_section, params_of
+
+
+def check_sections(
+    graph: Graph,
+    root: Path,
+    params: Mapping[str, Any],
+    targets: Iterable[str],
+    profile: str | None = None,
+    sets: Sequence[str] = (),
+) -> None:
+    """Check the params of the targets and of all they need. Raises one UserError that names every fault.
+
+    A section that no stage reads is refused: it is a typo whose values would silently not be used.
+    """
+    faults = [*_unknown_sections(graph, params), *_unknown_template_keys(graph, params)]
+    for name in graph.order(targets):
+        try:
+            _check_stage(graph, root, params, name, profile, sets)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def _check_stage(
+    graph: Graph, root: Path, params: Mapping[str, Any], name: str, profile: str | None, sets: Sequence[str]
+) -> None:
+    stage = graph.stages[name]
+    if stage.module is None:
+        return
+    params_type = params_of(stage.module)
+    if params_type.section not in stage.param_keys:
+        raise UserError(
+            f"dvc.yaml: stage '{name}' reads section '{params_type.section}' but its `params` lists only "
+            f"{list(stage.param_keys)}; DVC would not see a change there"
+        )
+    check_section(params_type, params, origin(root, params_type.section, profile, sets))
+
+
+def _unknown_sections(graph: Graph, params: Mapping[str, Any]) -> list[str]:
+    used = {key.split(".")[0] for stage in graph.stages.values() for key in stage.param_keys} | graph.templated
+    faults = []
+    for section in params:
+        if section not in used:
+            close = difflib.get_close_matches(str(section), used, n=1)
+            meant = f"did you mean '{close[0]}'?" if close else "remove it, or add its stage to dvc.yaml"
+            faults.append(f"{PARAMS_FILE}: no stage reads section '{section}'; {meant}")
+    return faults
+
+
+def _unknown_template_keys(graph: Graph, params: Mapping[str, Any]) -> list[str]:
+    """Check the keys of sections that only templates read at present: their stage, which would check them, is not in use."""
+    read = {stage.section for stage in graph.stages.values()}
+    faults: list[str] = []
+    for section, module in graph.template_modules.items():
+        known = params_of(module).model_fields
+        body = params.get(section)
+        if section not in read and isinstance(body, Mapping):
+            faults.extend(
+                f"{PARAMS_FILE}: {section}.{key}: unknown key; known are {', '.join(known)}" for key in body if key not in known
+            )
+    return faults
