@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,20 +15,6 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 def block(language: str, number: int = 0) -> str:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[number]
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    """A copy of the project's code with a finished set to count in, and DVC ready."""
-    place = tmp_path / "temper"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    for name in tracked:
-        if not name.startswith(("tests/", "docs/")) and (ROOT / name).is_file():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, place / name)
-    for command in (["git", "init", "-q"], ["git", "add", "-A"]):
-        subprocess.run(command, cwd=place, check=True)
-    return place
 
 
 @pytest.mark.slow
