@@ -1,0 +1,197 @@
+"""Batched sampling with a key-value cache: what RAFT, the preference pairs and every evaluation spend their time on.
+
+`model.generate` draws all rows of a batch from one random stream, so its texts change with the batch. Here each (prompt, sample)
+has a stream of its own, rows are grouped by length, a prompt is encoded once for all its samples, and finished rows leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from tasks.runtime.models import encode_prompt
+from tasks.runtime.params import UserError
+from tasks.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+COMPACT_BELOW = 0.8
+"""Finished rows are dropped once this share of a batch is left: dropping copies the cache, keeping them computes for nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion to be drawn."""
+
+    prompt: int
+    """Index of its prompt."""
+    sample: int
+    """Which of the samples of that prompt."""
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    samples: int = 1,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[list[str]]:
+    """Return `samples` completions of every prompt, without special tokens; `temperature` 0 takes the likeliest token.
+
+    Sample k of prompt i depends on the model, the prompt, `seed`, i and k alone: not on `batch_size`, on the other prompts, or on
+    how many samples are drawn. Guaranteed bit for bit at one `batch_size` and number of threads; across batch sizes the
+    logits of a row agree to rounding (about 1e-6), so a text can differ only where two tokens are that close.
+    `progress` counts completions. Puts the model in eval mode. Raises UserError for a prompt that leaves no room in the context.
+    """
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    _check_context(model, encoded, max_new_tokens)
+    rows = [Row(prompt, sample) for prompt in range(len(prompts)) for sample in range(samples)]
+    rows.sort(key=lambda row: (len(encoded[row.prompt]), row.prompt, row.sample))
+    stop = _stop_ids(model, tokenizer)
+    model.eval()
+    texts = [[""] * samples for _ in prompts]
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        noise = uniforms(seed, batch, max_new_tokens) if temperature else None
+        completions = _complete(model, [encoded[row.prompt] for row in batch], max_new_tokens, temperature, noise, stop)
+        for row, text in zip(batch, tokenizer.batch_decode(completions, skip_special_tokens=True), strict=True):
+            texts[row.prompt][row.sample] = text
+        if progress:
+            progress.advance(len(batch))
+    return texts
+
+
+def uniforms(seed: int, rows: Sequence[Row], steps: int) -> torch.Tensor:
+    """Return float64 noise in [0, 1), shape (rows, steps): row by row a counter-based stream named by seed, prompt and sample."""
+    import numpy
+    import torch
+
+    streams = (numpy.random.Philox(key=seed, counter=[0, 0, row.sample, row.prompt]) for row in rows)
+    return torch.from_numpy(numpy.stack([numpy.random.Generator(stream).random(steps) for stream in streams]))
+
+
+def draw(logits_BV: torch.Tensor, temperature: float, noise_B: torch.Tensor | None) -> torch.Tensor:
+    """Return one token a row: the likeliest without noise, else the inverse of the cumulative distribution at the row's noise.
+
+    Among equally likely tokens the lowest id wins. Sums run in float64, so that a draw moves only with its logits.
+    """
+    import torch
+
+    if noise_B is None:
+        return logits_BV.argmax(-1)
+    cumulative_BV = torch.softmax(logits_BV.double() / temperature, -1).cumsum(-1)
+    target_B1 = (noise_B.to(logits_BV.device) * cumulative_BV[:, -1])[:, None]
+    return torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1).clamp_(max=logits_BV.shape[1] - 1)
+
+
+def _complete(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    steps: int,
+    temperature: float,
+    noise_BS: torch.Tensor | None,
+    stop: torch.Tensor,
+) -> list[list[int]]:
+    """Return the new token ids of each row, without its stop token; equal prompts standing together are encoded once."""
+    import torch
+
+    completions: list[list[int]] = [[] for _ in prompts]
+    with torch.inference_mode():
+        batch = _Batch(model, prompts, steps)
+        for step in range(steps):
+            token_B = draw(batch.logits_BV, temperature, None if noise_BS is None else noise_BS[batch.rows, step])
+            going_B = ~torch.isin(token_B, stop) & batch.going_B
+            for row, token, going in zip(batch.rows, token_B.tolist(), going_B.tolist(), strict=True):
+                if going:
+                    completions[row].append(token)
+            batch.going_B = going_B
+            if step == steps - 1 or not going_B.any():
+                break
+            batch.advance(token_B)
+    return completions
+
+
+class _Batch:
+    """The rows being continued: their cache, the logits of their next token, and which of them have not met a stop token."""
+
+    def __init__(self, model: PreTrainedModel, prompts: list[list[int]], steps: int) -> None:
+        """Encode the prompts, left-padded to one length, each run of equal ones once; leave room for `steps` more tokens."""
+        import torch
+
+        from tasks.runtime.cache import spread
+
+        runs = [(ids, len(list(equal))) for ids, equal in groupby(prompts)]
+        width = max(len(ids) for ids, _ in runs)
+        ids_PT = torch.tensor([[0] * (width - len(ids)) + ids for ids, _ in runs], device=model.device)
+        mask_PT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _ in runs], device=model.device)
+        self.model = model
+        self.padded = not mask_PT.all()
+        out = model(
+            ids_PT,
+            attention_mask=mask_PT if self.padded else None,
+            position_ids=(mask_PT.cumsum(1) - 1).clamp_(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        owner = torch.repeat_interleave(torch.tensor([count for _, count in runs], device=model.device))
+        self.cache: Cache = out.past_key_values
+        spread(self.cache, owner, steps)
+        self.logits_BV: torch.Tensor = out.logits[owner, -1]
+        self.mask_BT = mask_PT[owner]
+        self.position_B = self.mask_BT.sum(1)
+        self.going_B = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
+        self.rows = list(range(len(prompts)))
+
+    def advance(self, token_B: torch.Tensor) -> None:
+        """Feed one token to every row, after dropping the finished rows if they are many."""
+        import torch
+
+        if self.going_B.float().mean() < COMPACT_BELOW:
+            token_B = self._drop_finished(token_B)
+        self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones(len(self.rows), 1)], 1)
+        out = self.model(
+            token_B[:, None],
+            attention_mask=self.mask_BT if self.padded else None,
+            position_ids=self.position_B[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits_BV = out.logits[:, -1]
+        self.position_B = self.position_B + 1
+
+    def _drop_finished(self, token_B: torch.Tensor) -> torch.Tensor:
+        from tasks.runtime.cache import select
+
+        keep = self.going_B.nonzero().squeeze(1)
+        select(self.cache, keep)
+        self.rows = [self.rows[index] for index in keep.tolist()]
+        self.mask_BT, self.position_B, self.going_B = self.mask_BT[keep], self.position_B[keep], self.going_B[keep]
+        return token_B[keep]
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Return the ids that end a completion: the tokenizer's end of sequence, and those the model's generation config names."""
+    import torch
+
+    named = model.generation_config.eos_token_id
+    extra = named if isinstance(named, list) else [named] if named is not None else []
+    return torch.tensor(sorted({tokenizer.eos_token_id, *extra}), device=model.device)
+
+
+def _check_context(model: PreTrainedModel, encoded: list[list[int]], max_new_tokens: int) -> None:
+    context = model.config.get_text_config().max_position_embeddings
+    for index, ids in enumerate(encoded):
+        if len(ids) + max_new_tokens > context:
+            raise UserError(
+                f"prompt {index} has {len(ids)} tokens, and {max_new_tokens} new ones exceed the model's context of {context}; "
+                "shorten the prompt or lower max_new_tokens"
+            )
