@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dvc.dependency.param import ParamsDependency
+from dvc.dependency.param import MissingParamsError, ParamsDependency
 from dvc.dvcfile import ProjectFile, load_file
 from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
@@ -60,13 +60,52 @@ class Pipeline:
         """Tell whether a dep of DVC is a list of params."""
         return isinstance(dep, ParamsDependency)
 
-    @staticmethod
-    def status(entry: Any) -> str | None:
-        """Return DVC's word for how a dep or out differs from dvc.lock (`new`, `modified`, `deleted` ...), or None."""
+    def status(self, entry: Any, foreseen: Mapping[str, Any] | None = None) -> str | None:
+        """Return DVC's word for how a dep or out differs from dvc.lock (`new`, `modified`, `deleted` ...), or None.
+
+        An entry of `foreseen` stands for what will lie at its path.
+        """
+        if foreseen and (made := foreseen.get(self.path(entry))):
+            return "modified" if entry.hash_info != made.hash_info else None
         try:
             return next(iter(entry.status().values()), None)
         except FileNotFoundError:
             return "being written just now"
+
+    def restorable(self, name: str, foreseen: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the outs, by path, that DVC would put back from its cache instead of running the stage; None if it would run.
+
+        Spends the stage: its deps then carry the hashes of now instead of those of dvc.lock.
+        """
+        stage = self.stages[name]
+        if stage.always_changed or stage.is_callback or not (stage.deps and stage.outs):
+            return None
+        unchanged = not stage.cmd_changed and all(self._unchanged(dep, foreseen) for dep in stage.deps)
+        if unchanged and all(out.hash_info for out in stage.outs):
+            return self._cached(stage.outs)
+        if not all(self._take(dep, foreseen) for dep in stage.deps):
+            return None
+        # The run cache has no public lookup that tells what it found.
+        cache = self.repo.stage_cache
+        found = cache._load(stage)
+        return self._cached(cache._create_stage(found, wdir=stage.wdir).outs) if found else None
+
+    def _unchanged(self, dep: Any, foreseen: Mapping[str, Any]) -> bool:
+        return not dep.status() if self.is_params(dep) else self.status(dep, foreseen) is None
+
+    def _take(self, dep: Any, foreseen: Mapping[str, Any]) -> bool:
+        """Give a dep the hash it has now, or the one foreseen for it; False when there is nothing at its path."""
+        if made := foreseen.get(self.path(dep)):
+            dep.hash_info, dep.meta, dep.get_hash = made.hash_info, made.meta, lambda: made.hash_info
+            return True
+        try:
+            dep.save()
+        except (dep.DoesNotExistError, MissingParamsError):
+            return False
+        return True
+
+    def _cached(self, outs: list[Any]) -> dict[str, Any] | None:
+        return None if any(out.changed_cache() for out in outs) else {self.path(out): out for out in outs}
 
     def path(self, entry: Any) -> str:
         """Return where a dep or out of DVC lies, relative to the root."""

@@ -119,6 +119,8 @@ class Step:
     """How long its last completed run took, if one is known."""
     forced: bool = False
     """To be run even if nothing changed: `dvc repro --force`."""
+    restored: bool = False
+    """Stale, but DVC's cache holds what it made from these very inputs: `dvc repro` puts that back and runs nothing."""
 
 
 @dataclass(frozen=True)
@@ -175,19 +177,15 @@ def plan(
     """
     from flows.dvcrepo import opened
 
-    steps: dict[str, Step] = {}
+    steps: list[Step] = []
     with opened(root, params) as pipeline:
+        view = _View(graph, pipeline)
         for name in graph.order(targets):
-            waits = [other for other in graph.upstream(name) if steps[other].stale]
-            reasons = ["forced"] if name in force else []
-            reasons += _reasons(pipeline, graph, name, waits)
-            reasons += [f"waits for {other}" for other in waits]
-            done = history.last_completed(root, name)
-            seconds = done.seconds if done else None
-            if reasons and not any(step.stale for step in steps.values()):
+            step = _step(view, root, name, forced=name in force)
+            if step.stale and not any(other.stale for other in steps):
                 on_stale()
-            steps[name] = Step(graph.stages[name], bool(reasons), tuple(reasons), seconds, forced=name in force)
-    return list(steps.values())
+            steps.append(step)
+    return steps
 
 
 def check(graph: Graph, root: Path, params: Mapping[str, Any], name: str) -> Step:
@@ -195,9 +193,7 @@ def check(graph: Graph, root: Path, params: Mapping[str, Any], name: str) -> Ste
     from flows.dvcrepo import opened
 
     with opened(root, params) as pipeline:
-        reasons = _reasons(pipeline, graph, name, [])
-    done = history.last_completed(root, name)
-    return Step(graph.stages[name], bool(reasons), tuple(reasons), done.seconds if done else None)
+        return _step(_View(graph, pipeline), root, name, forced=False)
 
 
 def missing_inputs(graph: Graph, root: Path, targets: Iterable[str]) -> list[tuple[str, str]]:
@@ -254,20 +250,56 @@ def _template_modules(root: Path, source: Mapping[str, Any], sections: Iterable[
     return found
 
 
-def _reasons(pipeline: Pipeline, graph: Graph, name: str, waits: Iterable[str]) -> list[str]:
+@dataclass
+class _View:
+    """What a plan knows so far, going down the graph."""
+
+    graph: Graph
+    pipeline: Pipeline
+    pending: set[str] = field(default_factory=set)
+    """Stale stages whose outs nobody can foresee."""
+    foreseen: dict[str, Any] = field(default_factory=dict)
+    """Outs, by path, that DVC will put back from its cache, with their hashes."""
+
+    def waits(self, name: str) -> list[str]:
+        """Return the stages that `name` reads from and that must run before anything can be said."""
+        deps = self.graph.stages[name].deps
+        return [other for other in self.graph.upstream(name) if other in self.pending or not self._exact(deps, other)]
+
+    def _exact(self, deps: Iterable[str], other: str) -> bool:
+        """Tell whether what `deps` take of a stage is there, or foreseen as a whole."""
+        outs = [out.path for out in self.graph.stages[other].outs if out.path in self.foreseen]
+        return all(dep in outs for dep in deps if any(_overlap(dep, out) for out in outs))
+
+
+def _step(view: _View, root: Path, name: str, *, forced: bool) -> Step:
+    stage, waits = view.graph.stages[name], view.waits(name)
+    reasons = _reasons(view, name, waits)
+    outs = view.pipeline.restorable(name, view.foreseen) if reasons and not (waits or forced) else None
+    reasons = [*(["forced"] if forced else []), *reasons, *(f"waits for {other}" for other in waits)]
+    if outs is not None:
+        view.foreseen.update(outs)
+    elif reasons:
+        view.pending.add(name)
+    done = history.last_completed(root, name)
+    return Step(stage, bool(reasons), tuple(reasons), done.seconds if done else None, forced, restored=outs is not None)
+
+
+def _reasons(view: _View, name: str, waits: Iterable[str]) -> list[str]:
     """Say why a stage would run by itself. What the stages in `waits` are about to make again is not looked at."""
-    stage, locked = pipeline.stages[name], pipeline.locked.get(name)
-    pending = [out.path for other in waits for out in graph.stages[other].outs]
+    pipeline, stage = view.pipeline, view.pipeline.stages[name]
+    locked, graphed = pipeline.locked.get(name), view.graph.stages[name]
+    unknown = [out.path for other in waits for out in view.graph.stages[other].outs]
     if locked is None:
         return ["never run"]
-    reasons = ["always run"] if graph.stages[name].always_changed else []
+    reasons = ["always run"] if graphed.always_changed else []
     if stage.cmd_changed:
-        reasons.append(_command_change(locked.get("cmd"), graph.stages[name].cmd))
+        reasons.append(_command_change(locked.get("cmd"), graphed.cmd))
     for dep in [] if stage.frozen else stage.deps:
         if pipeline.is_params(dep):
             reasons.extend(_param_changes(dep))
-        elif not any(_overlap(pipeline.path(dep), out) for out in pending):
-            reasons.extend(_dep_change(pipeline.path(dep), pipeline.status(dep)))
+        elif not any(_overlap(pipeline.path(dep), out) for out in unknown):
+            reasons.extend(_dep_change(pipeline.path(dep), pipeline.status(dep, view.foreseen)))
     for out in stage.outs:
         reasons.extend(_out_change(pipeline.path(out), pipeline.status(out)))
     return reasons
