@@ -20,7 +20,8 @@ from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 from dvc.repo.index import Index
-from dvc.stage import PipelineStage
+from dvc.stage import PipelineStage, create_stage
+from dvc.stage.loader import StageLoader
 
 from flows.overlay import render
 from tasks.runtime.params import PARAMS_FILE, UserError
@@ -39,7 +40,7 @@ class ParamsInMemory(LocalFileSystem):
 
     def open(self, path: str, mode: str = "r", **options: Any) -> Any:
         """Open a file; the given text in place of the one file."""
-        if mode == "r" and Path(path).absolute() == self._place:
+        if mode == "r" and Path(path).resolve() == self._place:
             return io.StringIO(self._text)
         return super().open(path, mode=mode, **options)
 
@@ -86,9 +87,16 @@ class Pipeline:
         if not all(self._take(dep, foreseen) for dep in stage.deps):
             return None
         # The run cache has no public lookup that tells what it found.
-        cache = self.repo.stage_cache
-        found = cache._load(stage)
-        return self._cached(cache._create_stage(found, wdir=stage.wdir).outs) if found else None
+        found = self.repo.stage_cache._load(stage)
+        return self._cached(self._stage_of(found, stage.wdir).outs) if found else None
+
+    def _stage_of(self, entry: Mapping[str, Any], wdir: str) -> PipelineStage:
+        """Make a stage of an entry of the run cache, its outs with their hashes."""
+        outs = [out["path"] for out in entry["outs"]]
+        place = str(Path(self.repo.root_dir) / PIPELINE)
+        stage = create_stage(PipelineStage, repo=self.repo, path=place, wdir=wdir, cmd=entry["cmd"], outs=outs)
+        StageLoader.fill_from_lock(stage, entry)
+        return stage
 
     def _unchanged(self, dep: Any, foreseen: Mapping[str, Any]) -> bool:
         return not dep.status() if self.is_params(dep) else self.status(dep, foreseen) is None
@@ -116,7 +124,7 @@ class Pipeline:
 def opened(root: Path, params: Mapping[str, Any]) -> Iterator[Pipeline]:
     """Open the checkout at `root` as if params.yaml held `params`. Raises UserError for whatever DVC cannot read."""
     logging.getLogger("dvc").setLevel(logging.ERROR)
-    place = (root / PARAMS_FILE).absolute()
+    place = (root / PARAMS_FILE).resolve()
     try:
         repo = Repo(str(root), fs=ParamsInMemory(place, render(root, params)))
     except DvcException as error:
@@ -126,9 +134,9 @@ def opened(root: Path, params: Mapping[str, Any]) -> Iterator[Pipeline]:
         locked = _read(
             lambda: file.lockfile_contents, LOCK, f"put it back with `git checkout {LOCK}`, or remove it to run all anew"
         )
-        stages = _read(lambda: dict(file.stages), PIPELINE, "mend it")
+        stages = _read(lambda: dict(file.stages), PIPELINE, "correct it there")
         index = Index(repo, stages=list(stages.values()))
-        _read(lambda: index.graph, PIPELINE, "mend it")
+        _read(lambda: index.graph, PIPELINE, "correct it there")
         yield Pipeline(repo, stages, index, locked.get("stages", {}), _source(file))
 
 
