@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.runtime.params import UserError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_NAME = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
@@ -31,13 +32,22 @@ def load_causal(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def load_reward(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a reward model (a sequence classifier with one output) and its tokenizer."""
+    """Load a reward model (a sequence classifier with one output) and its tokenizer. Raises UserError if it was never trained."""
     from transformers import AutoModelForSequenceClassification
 
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype="auto", attn_implementation="sdpa")
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=1, dtype="auto", attn_implementation="sdpa", output_loading_info=True
+    )
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(
+            f"{folder}: not a reward model: it has no weights for {', '.join(missing)}; train it with the stage reward"
+        )
     check_vocabulary(folder, model, tokenizer)
+    text_config = model.config.get_text_config()
+    if text_config.pad_token_id is None:
+        text_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
@@ -116,10 +126,19 @@ def _writes_prefix_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     return any(token.startswith("\u2581") for token in tokenizer.convert_ids_to_tokens(first))
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: dict[str, Any]) -> None:
-    """Write a model folder that `from_pretrained` loads, with a card whose front matter is `card` (no times, no paths)."""
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    card: dict[str, Any],
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a model folder that `from_pretrained` loads, with a card that tells the facts of `card` (no times, no paths).
+
+    `state` holds the weights where the model itself has only its share of them (ZeRO-3).
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
     write_card(folder, card)
 
