@@ -31,6 +31,8 @@ class Out:
     path: str
     """Relative to the root of the checkout."""
     kind: OutKind
+    plot: Mapping[str, Any] = field(default_factory=dict)
+    """How dvc.yaml wants a plot drawn: `x`, `y`, `title` ..., as far as it says."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _stage(pipeline: Pipeline, name: str) -> Stage:
         module=module,
         section=keys[0].split(".")[0] if module and keys else None,
         deps=tuple(pipeline.path(dep) for dep in stage.deps if not pipeline.is_params(dep)),
-        outs=tuple(Out(pipeline.path(out), _kind(out)) for out in stage.outs),
+        outs=tuple(Out(pipeline.path(out), _kind(out), out.plot if isinstance(out.plot, dict) else {}) for out in stage.outs),
         param_keys=keys,
         always_changed=bool(stage.always_changed or stage.is_callback),
         meta=stage.meta or {},
