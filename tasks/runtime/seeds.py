@@ -1,7 +1,7 @@
-"""The seeds of a cheap stage, side by side: one forked process each, as many at once as the cores allow.
+"""The parts of a cheap stage, mostly its seeds, side by side: one forked process each, as many at once as the cores allow.
 
 Forking after the imports and before the first tensor operation pays the import of torch once. How many run at once is
-place, not identity: each seed computes with its own fixed number of threads.
+place, not identity: each part computes with its own fixed number of threads.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 
@@ -17,34 +18,46 @@ from tasks.runtime.params import UserError
 from tasks.runtime.stage import PREEMPTED, REFUSED, Preempted, die_with_parent, exit_code
 
 
-def for_each_seed(work: Callable[[int], None], seeds: Sequence[int], threads: int) -> None:
-    """Call `work(seed)` for every seed, each in a process of its own; results are what `work` leaves on disk.
+def derive(seed: int, *place: int) -> int:
+    """Return a 32-bit seed for one place in a run (an iteration, an epoch), unrelated to those of all other places."""
+    import numpy
 
-    When one seed fails the others still finish, so that nothing done is lost. Then raises UserError, Preempted or
+    return int(numpy.random.SeedSequence([seed, *place]).generate_state(1)[0])
+
+
+def for_each_seed(work: Callable[[int], None], seeds: Sequence[int], threads: int) -> None:
+    """Call `work(seed)` for every seed, each in a process of its own, as `side_by_side` does."""
+    side_by_side({f"seed {seed}": partial(work, seed) for seed in seeds}, threads)
+
+
+def side_by_side(parts: Mapping[str, Callable[[], None]], threads: int) -> None:
+    """Call every part by name, each in a process of its own with `threads` threads; results are what a part leaves on disk.
+
+    When one part fails the others still finish, so that nothing done is lost. Then raises UserError, Preempted or
     RuntimeError for the worst of them; its own message is on stderr.
     """
     context = multiprocessing.get_context("fork")
-    waiting = [(seed, context.Process(target=_child, args=(work, seed))) for seed in seeds]
-    running: dict[int, ForkProcess] = {}
-    codes: dict[int, int] = {}
+    waiting = [(name, context.Process(target=_child, args=(part, name))) for name, part in parts.items()]
+    running: dict[str, ForkProcess] = {}
+    codes: dict[str, int] = {}
     slots = max(1, (os.cpu_count() or 1) // threads)
     try:
         while waiting or running:
             while waiting and len(running) < slots:
-                seed, process = waiting.pop(0)
+                name, process = waiting.pop(0)
                 process.start()
-                running[seed] = process
+                running[name] = process
             wait([process.sentinel for process in running.values()])
-            for seed in [seed for seed, process in running.items() if not process.is_alive()]:
-                codes[seed] = _code(running.pop(seed))
+            for name in [name for name, process in running.items() if not process.is_alive()]:
+                codes[name] = _code(running.pop(name))
     finally:
         _stop(running)
     _raise_worst(codes)
 
 
-def _child(work: Callable[[int], None], seed: int) -> None:
+def _child(part: Callable[[], None], name: str) -> None:
     die_with_parent()
-    sys.exit(exit_code(lambda: work(seed), f"seed {seed}"))
+    sys.exit(exit_code(part, name))
 
 
 def _code(process: ForkProcess) -> int:
@@ -53,17 +66,17 @@ def _code(process: ForkProcess) -> int:
     return process.exitcode
 
 
-def _stop(running: dict[int, ForkProcess]) -> None:
-    """Pass a stop on to the seeds still running and wait for their last checkpoint."""
+def _stop(running: dict[str, ForkProcess]) -> None:
+    """Pass a stop on to the parts still running and wait for their last checkpoint."""
     for process in running.values():
         process.terminate()
     for process in running.values():
         process.join()
 
 
-def _raise_worst(codes: dict[int, int]) -> None:
-    bad = {seed: code for seed, code in codes.items() if code}
-    said = ", ".join(f"seed {seed} ended with {code}" for seed, code in sorted(bad.items()))
+def _raise_worst(codes: dict[str, int]) -> None:
+    bad = {name: code for name, code in codes.items() if code}
+    said = ", ".join(f"{name} ended with {code}" for name, code in sorted(bad.items()))
     if REFUSED in bad.values():
         raise UserError(f"{said}; its reason is above")
     if bad and set(bad.values()) == {PREEMPTED}:
