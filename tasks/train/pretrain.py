@@ -1,0 +1,129 @@
+"""Makes the base model: a small Llama that learns the embedded world from its texts, document by document.
+
+Documents are packed into rows without seeing each other, so what the model knows of an entity comes only from texts that
+name it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from tasks.runtime.launch import here
+from tasks.runtime.models import load_tokenizer, set_determinism
+from tasks.runtime.packing import Example, collate, pack
+from tasks.runtime.params import UserError
+from tasks.runtime.publish import publish_curve, publish_json
+from tasks.runtime.records import Text, read_records
+from tasks.runtime.stage import In, Out, Run, run_stage
+from tasks.train.params import FitParams
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+
+class Params(FitParams):
+    """Shape and training of the base model."""
+
+    section: ClassVar[str] = "pretrain"
+    hidden_size: int = Field(128, ge=8, le=8192)
+    """Width of the residual stream."""
+    layers: int = Field(6, ge=1, le=128)
+    """Transformer blocks."""
+    heads: int = Field(4, ge=1, le=128)
+    """Attention heads; they share `hidden_size` evenly."""
+    intermediate_size: int = Field(384, ge=8, le=65_536)
+    """Width of the feed-forward layers."""
+    positions: int = Field(512, ge=8, le=131_072)
+    """Longest sequence that the model will take, in tokens; at least `max_length`."""
+
+
+def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, scores: Out, curve: Out) -> None:
+    """Train a Llama on `corpus`/pretrain.jsonl and measure it on `corpus`/perplexity.jsonl."""
+    check_shape(params)
+    set_determinism(params.seed, params.threads)
+    words = load_tokenizer(tokenizer)
+    rows = pack(encode(words, corpus / "pretrain.jsonl", params.max_length), params.max_length)
+    heldout = pack(encode(words, corpus / "perplexity.jsonl", params.max_length), params.max_length)
+
+    from transformers import TrainingArguments
+
+    from tasks.train.trainer import PackedLoss, Plan, arguments, fit, mean_loss, publish_model, thinned
+
+    plan = Plan(run, params, here(), [len(row["input_ids"]) for row in rows])
+    model = new_model(params, words)
+    parameters = model.num_parameters()
+    trainer = PackedLoss(
+        model,
+        arguments(TrainingArguments, plan, adam_beta2=0.95),
+        train_dataset=[rows[row] for row in plan.order],
+        data_collator=partial(collate, pad_id=words.pad_token_id),
+    )
+    steps = fit(trainer, plan)
+    loss = mean_loss(trainer, plan, heldout, words.pad_token_id)
+    publish_model(trainer, words, plan, out, "A Llama trained from scratch on the texts of an invented world.")
+    if plan.place.first:
+        points = thinned(steps)
+        publish_curve(curve, points)
+        publish_json(
+            scores,
+            {
+                "loss": points[-1]["loss"],
+                "heldout_loss": loss,
+                "perplexity": math.exp(loss),
+                "parameters": parameters,
+                "tokens": plan.seen[-1],
+            },
+        )
+        run.checkpoints.clear()
+
+
+def check_shape(params: Params) -> None:
+    """Raise UserError when the shape contradicts itself."""
+    if params.hidden_size % params.heads or params.hidden_size // params.heads % 2:
+        raise UserError(
+            f"pretrain.hidden_size: {params.hidden_size} is not an even number for each of {params.heads} heads; "
+            f"use a multiple of {2 * params.heads}"
+        )
+    if params.max_length > params.positions:
+        raise UserError(f"pretrain.max_length: {params.max_length} is more than positions: {params.positions}; raise positions")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Path, max_length: int) -> list[Example]:
+    """Return the documents of a file, each ended by one end-of-sequence token; a long one in pieces of at most `max_length`."""
+    documents = tokenizer([record.text for record in read_records(texts, Text)])["input_ids"]
+    pieces: list[Example] = []
+    for ids in documents:
+        whole = ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
+        cut = [whole[start : start + max_length] for start in range(0, len(whole), max_length)]
+        pieces += [(piece, piece) for piece in cut if len(piece) > 1]
+    return pieces
+
+
+def new_model(params: Params, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """Return a Llama with random weights, its input and output embeddings tied."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=params.hidden_size,
+            intermediate_size=params.intermediate_size,
+            num_hidden_layers=params.layers,
+            num_attention_heads=params.heads,
+            num_key_value_heads=params.heads,
+            max_position_embeddings=params.positions,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)
