@@ -135,6 +135,8 @@ class StageResult:
     seconds: float = 0.0
     detail: str = ""
     """The last error line of a failed stage, the stage that blocks a blocked one."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The numbers in its metric outs, nested ones as `a.b`."""
 
 
 @dataclass(frozen=True)
