@@ -101,6 +101,11 @@ def profile_file(root: Path, name: str) -> Path:
     return root / PROFILES / f"{name}.yaml"
 
 
+def changes(root: Path, profile: str) -> list[tuple[str, str, str]]:
+    """Return (param, value now, value of the profile) for every param that a profile would change."""
+    return _changes(read_yaml(source(root)), effective_params(root, profile))
+
+
 def render(root: Path, params: Mapping[str, Any]) -> str:
     """Return the text of params.yaml with the values of `params`: its own text where nothing differs, comments kept."""
     text = source(root).read_text(encoding="utf-8")
@@ -167,6 +172,17 @@ def put_back(root: Path) -> bool:
     (root / BEFORE).replace(root / PARAMS_FILE)
     (root / DURING).unlink(missing_ok=True)
     return edited
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], under: str = "") -> list[tuple[str, str, str]]:
+    found = []
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            found.extend(_changes(before, value, f"{under}{key}."))
+        elif key not in old or not _same(before, value):
+            found.append((f"{under}{key}", "" if key not in old else str(before), str(value)))
+    return found
 
 
 def _deep(value: Any, over: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
 from flows.overlay import origin
-from tasks.runtime.params import PARAMS_FILE, UserError, check_section, params_of
+from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, params_of
 
 
 def check_sections(
@@ -40,13 +41,24 @@ def _check_stage(
     stage = graph.stages[name]
     if stage.module is None:
         return
-    params_type = params_of(stage.module)
+    params_type = _params_of(stage.module)
     if params_type.section not in stage.param_keys:
         raise UserError(
             f"dvc.yaml: stage '{name}' reads section '{params_type.section}' but its `params` lists only "
             f"{list(stage.param_keys)}; DVC would not see a change there"
         )
     check_section(params_type, params, origin(root, params_type.section, profile, sets))
+
+
+def _params_of(module: str) -> type[StageParams]:
+    """Return the params class of a stage module; a module that breaks when imported is the user's to mend, with its line."""
+    try:
+        return params_of(module)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001  any exception at all may come out of code that is being edited
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(f"{last.filename}:{last.lineno}: {type(error).__name__}: {error}; {module} cannot be imported") from None
 
 
 def _unknown_sections(graph: Graph, params: Mapping[str, Any]) -> list[str]:
@@ -65,7 +77,7 @@ def _unknown_template_keys(graph: Graph, params: Mapping[str, Any]) -> list[str]
     read = {stage.section for stage in graph.stages.values()}
     faults: list[str] = []
     for section, module in graph.template_modules.items():
-        known = params_of(module).model_fields
+        known = _params_of(module).model_fields
         body = params.get(section)
         if section not in read and isinstance(body, Mapping):
             faults.extend(

@@ -250,7 +250,7 @@ class TestDamage:
             ("cmd: cat noise.txt", "comand: cat noise.txt", "comand"),
             ("deps: [noise.txt]", "deps: [noise.txt, after.txt]", ":after"),
             ("outs: [after.txt]", "outs: [noise.txt]", "noise.txt"),
-            ("deps: [src/b.txt]", "deps: [src/b.txt, after.txt]", ":noise, .*:after"),
+            ("deps: [src/b.txt]", "deps: [src/b.txt, after.txt]", ":noise"),
         ],
     )
     def test_a_wrong_pipeline_is_refused_naming_the_place(self, root, old, new, said):

@@ -1,0 +1,338 @@
+"""The `temper` command. It only reads what was asked, calls the room that does it, and turns the outcome into an exit code.
+
+Nothing heavy is imported before it is needed: the help takes as long as Python and typer do.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.graph import Graph, Step
+
+FAILED, REFUSED, BUSY = 1, 2, 3
+CODES = "Exit codes: 0 done, 1 a stage failed, 2 bad input or params, 3 another run holds this checkout, 130 interrupted."
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=CODES, rich_markup_mode="rich"
+)
+profiles = typer.Typer(no_args_is_help=True, help="Overlays on params.yaml: other sizes, other machines, real models.")
+app.add_typer(profiles, name="profile")
+
+Stages = Annotated[
+    list[str] | None, typer.Argument(metavar="[STAGE]...", help="As in dvc.yaml, with all they need; default: report.")
+]
+Profile = Annotated[str | None, typer.Option("--profile", metavar="NAME", help="Overlay of `temper profile list`.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One param, as YAML; may be repeated.")]
+
+
+@app.callback()
+def about() -> None:
+    """Temper: from a base language model and raw data to an aligned, measured one.
+
+    First look: [bold]temper run --profile smoke[/]. What would run, and why: [bold]temper plan[/].
+    """
+
+
+@app.command(epilog=CODES)
+def plan(
+    stages: Stages = None,
+    profile: Profile = None,
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For other programs.")] = False,
+) -> None:
+    """Show what would run and why, without writing anything.
+
+    Example: [bold]temper plan evaluate --set raft.iterations=3[/]
+    """
+    from flows import show
+
+    prepared = prepare(checkout(), stages, profile, sets)
+    planned = prepared.plan()
+    if as_json:
+        show.steps_json(planned, prepared.graph.needs)
+    else:
+        show.steps(planned)
+
+
+@app.command(epilog=CODES)
+def run(
+    stages: Stages = None,
+    profile: Profile = None,
+    sets: Sets = None,
+    force: Annotated[bool, typer.Option("--force", help="Run the named stages, or all, even if nothing changed.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, metavar="N", help="Stages side by side; default: one a core.")
+    ] = None,
+) -> None:
+    """Run what is stale through Prefect, and nothing else.
+
+    Example: [bold]temper run --profile local-model --set base.path=models/mine --set prompts.path=prompts.jsonl[/]
+    """
+    from flows import show
+    from flows.graph import RunResult
+    from flows.overlay import applied
+
+    root = checkout()
+    with held(root), interruptible():
+        prepared = prepare(root, stages, profile, sets)
+        forced = prepared.targets if stages else tuple(prepared.graph.order(prepared.targets))
+        planned = prepared.plan(forced if force else (), for_run=True)
+        if not any(step.stale for step in planned):
+            show.say(show.total(planned))
+            return _point_to_report(root)
+        show.steps(planned)
+        from flows.pipeline import run as run_pipeline
+
+        with applied(root, prepared.params):
+            result: RunResult = run_pipeline(root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs)
+    show.summary(result)
+    if result.failed:
+        show.warn(f"failed: {', '.join(result.failed)}; what was done is kept, `temper run` goes on from there")
+        raise typer.Exit(FAILED)
+    return _point_to_report(root)
+
+
+@app.command(epilog=CODES)
+def serve() -> None:
+    """Keep a Prefect server, a worker and the deployments of this checkout up, until Ctrl-C.
+
+    Example: [bold]temper serve[/], then start the pipeline from the page it names.
+    """
+    from flows.server import serve as serve_here
+
+    serve_here(checkout())
+
+
+@app.command(epilog=CODES)
+def report() -> None:
+    """Show where the report is and its headline numbers.
+
+    Example: [bold]temper report[/]
+    """
+    from flows import show
+    from tasks.runtime.params import UserError
+
+    root = checkout()
+    summary = root / "data/report/summary.json"
+    if not summary.exists():
+        raise UserError("there is no report yet; make one with `temper run`")
+    show.table(("score", "value"), show.numbers(json.loads(summary.read_text(encoding="utf-8"))))
+    _point_to_report(root)
+
+
+@app.command(epilog=CODES)
+def methods() -> None:
+    """List the papers, the stages that re-measure them, and where those stand.
+
+    Example: [bold]temper methods[/]
+    """
+    from flows import show
+    from flows.graph import plan as make_plan
+    from flows.methods import read_methods, state
+
+    prepared, listed = prepare(checkout(), None, None, None), read_methods()
+    present = [stage for method in listed for stage in method.stages if stage in prepared.graph.stages]
+    steps = {step.stage.name: step for step in make_plan(prepared.graph, prepared.root, prepared.params, present)}
+    rows = [[method.paper, " -> ".join(method.stages), state(method, prepared.graph, steps)] for method in listed]
+    show.table(("paper", "stages", "state"), rows)
+
+
+@app.command(epilog="Exit codes: 0 all is well or mended, 1 a fault stays.")
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Hash every object of DVC's cache, not only recent ones.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without losing anything.")] = False,
+) -> None:
+    """Look over the machine and the checkout: versions, disk, locks, checkpoints, cache.
+
+    Example: [bold]temper doctor --deep --repair[/]
+    """
+    from flows import show
+    from flows.doctor import examine, mend
+
+    findings = examine(_root(), deep=deep)
+    if repair:
+        findings = mend(findings)
+    show.table(("what", "state", "found", "remedy"), [[f.what, f.state, f.found, f.remedy] for f in findings])
+    if any(finding.state == "fault" for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+@profiles.command("list")
+def profile_list() -> None:
+    """List the profiles.
+
+    Example: [bold]temper profile list[/]
+    """
+    from flows import show
+    from flows.overlay import profile_names
+
+    show.table(("profile", "what it is for"), [[name, said] for name, said in profile_names(checkout()).items()])
+
+
+@profiles.command("show")
+def profile_show(name: str) -> None:
+    """Show what a profile changes in params.yaml.
+
+    Example: [bold]temper profile show smoke[/]
+    """
+    from flows import show
+    from flows.overlay import changes
+
+    show.table(("param", "params.yaml", name), [[key, old, new] for key, old, new in changes(checkout(), name)])
+
+
+@profiles.command("use")
+def profile_use(name: str) -> None:
+    """Write a profile into params.yaml for good, so that plain `dvc repro` uses it too.
+
+    Example: [bold]temper profile use smoke[/]
+    """
+    from flows import show
+    from flows.overlay import use
+
+    root = checkout()
+    with held(root):
+        changed = use(root, name)
+    show.say(f"params.yaml now holds profile {name}" if changed else f"params.yaml held profile {name} already")
+    show.say("back: git checkout params.yaml")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that has passed every check: nothing has been started or written yet."""
+
+    root: Path
+    params: dict[str, Any]
+    graph: Graph
+    targets: tuple[str, ...]
+
+    def plan(self, force: tuple[str, ...] = (), *, for_run: bool = False) -> list[Step]:
+        """Make the plan; for a run, the Prefect server starts as soon as something is known to be stale."""
+        from flows.graph import plan as make_plan
+
+        return make_plan(self.graph, self.root, self.params, self.targets, force, self._start_server if for_run else _nothing)
+
+    def _start_server(self) -> None:
+        from flows.server import start_in_background
+
+        start_in_background(self.root)
+
+
+def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: list[str] | None) -> Prepared:
+    """Read params and pipeline and check every section and input. Raises UserError for whatever is wrong with them."""
+    from flows.graph import load_graph, missing_inputs
+    from flows.overlay import effective_params
+    from flows.sections import check_sections
+    from tasks.runtime.params import UserError
+
+    params = effective_params(root, profile, sets or [])
+    graph = load_graph(root, params)
+    default = ["report"] if "report" in graph.stages else list(graph.stages)
+    targets = graph.select(stages or default)
+    check_sections(graph, root, params, targets, profile, sets or [])
+    if missing := missing_inputs(graph, root, targets):
+        raise UserError(
+            "\n".join(f"stage {name} needs {dep}, which is not there and which no stage makes" for name, dep in missing)
+        )
+    return Prepared(root, params, graph, targets)
+
+
+def checkout() -> Path:
+    """Return the root of the checkout, with its params.yaml put back if a killed run left an overlay there."""
+    from flows import show
+    from flows.overlay import recover
+
+    root = _root()
+    if notice := recover(root):
+        show.warn(notice)
+    return root
+
+
+def _root() -> Path:
+    from tasks.runtime.params import UserError
+
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+            return folder
+    raise UserError(f"{here}: not inside a Temper checkout: no dvc.yaml and params.yaml here or above; cd there first")
+
+
+@contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Hold the checkout for this run; exit with 3 when another run has it."""
+    from flows import show
+    from flows.overlay import RUN_LEASE
+    from tasks.runtime.lease import Lease
+    from tasks.runtime.params import UserError
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Lease(root / RUN_LEASE, "this checkout"))
+        except UserError as busy:
+            show.warn(str(busy))
+            raise typer.Exit(BUSY) from None
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does, so that everything is put back."""
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        from flows import show
+
+        show.warn("interrupted; every finished stage is kept, `temper run` goes on from there")
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _point_to_report(root: Path) -> None:
+    from flows import show
+
+    page = root / "data/report/index.html"
+    if page.exists():
+        show.say(f"report: {page}")
+
+
+def _nothing() -> None:
+    """Start nothing."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code; typer itself turns Ctrl-C into 130 and a wrong option into 2."""
+    try:
+        app()
+    except _refusals() as error:
+        from flows import show
+
+        show.warn(str(error))
+        sys.exit(REFUSED)
+
+
+def _refusals() -> type[Exception]:
+    """Return the class of the user's mistakes; looked up when an error has come up, for it costs an import."""
+    from tasks.runtime.params import UserError
+
+    return UserError
+
+
+if __name__ == "__main__":
+    main()

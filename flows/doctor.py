@@ -1,0 +1,280 @@
+"""What can be wrong with a machine or a checkout, found before it costs a run: each finding with its remedy.
+
+`mend` does only what loses nothing: it drops locks whose holder is dead, puts params.yaml back, moves damaged checkpoints
+aside, and removes cache objects that are not what their name says, so that DVC makes them again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from flows import history
+from flows.overlay import BEFORE, RUN_LEASE, effective_params, put_back
+from tasks.runtime.checkpoint import damage
+from tasks.runtime.params import UserError
+
+State = Literal["ok", "note", "fault", "mended"]
+CONSTRAINTS = Path("infra/constraints.txt")
+CHECKPOINTS = Path(".temper/checkpoints")
+DAMAGED = Path(".temper/damaged")
+CACHE = Path(".dvc/cache/files/md5")
+FREE_GIB = 5.0
+RECENT = 50
+REPAIR = "temper doctor --repair"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. Only a `fault` needs something done; a `note` is good to know."""
+
+    what: str
+    state: State
+    found: str
+    remedy: str = ""
+    repair: Callable[[], None] | None = None
+
+
+def examine(root: Path, *, deep: bool = False) -> list[Finding]:
+    """Look at everything; `deep` hashes every cache object instead of the most recent ones. Changes nothing."""
+    busy = _holder(root / RUN_LEASE / "lease")
+    findings = [_code(root), *_pins(root), _cores(root), _disk(root), _gpus(), _prefect()]
+    findings += [_pipeline(root), *_dvc_locks(root)]
+    if busy:
+        findings.append(Finding("run", "note", f"in progress: {busy}; its files are not looked at"))
+    else:
+        findings += [*_params(root), *_drafts(root), *_checkpoints(root)]
+    return [*findings, *_cache(root, deep)]
+
+
+def mend(findings: Iterable[Finding]) -> list[Finding]:
+    """Repair each fault that has a safe repair, and return the findings as they stand then."""
+    after = []
+    for finding in findings:
+        if finding.repair is not None:
+            finding.repair()
+            finding = replace(finding, state="mended", remedy="")
+        after.append(finding)
+    return after
+
+
+def _pins(root: Path) -> Iterator[Finding]:
+    """Compare what is installed with what is tested. Another build of the same version (`+cu128`) is only a note."""
+    place = root / CONSTRAINTS
+    if not place.is_file():
+        yield Finding("pins", "note", f"no {CONSTRAINTS} to compare with")
+        return
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", place.read_text(encoding="utf-8"), re.MULTILINE))
+    installed = {name: found for name in pins if (found := _installed(name))}
+    other = {name: found for name, found in installed.items() if found != pins[name]}
+    builds = {name for name, found in other.items() if found.split("+")[0] == pins[name].split("+")[0]}
+    for name in sorted(builds):
+        yield Finding("pins", "note", f"{name} {other[name]}, tested with {pins[name]}")
+    if wrong := [f"{name} {other[name]} instead of {pins[name]}" for name in sorted(other) if name not in builds]:
+        yield Finding("pins", "fault", ", ".join(wrong), "make setup; or, if meant, expect other numbers than the tested ones")
+    else:
+        yield Finding(
+            "pins", "ok", f"{len(installed)} packages as in {CONSTRAINTS}, {len(pins) - len(installed)} of it not installed"
+        )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _code(root: Path) -> Finding:
+    """Tell whether the `temper` on the path reads this checkout's code: with two checkouts and one .venv it may not."""
+    home = Path(__file__).resolve().parents[1]
+    if home == root.resolve() or not (root / "flows").is_dir():
+        return Finding("code", "ok", f"{home}, by Python {platform.python_version()} at {sys.executable}")
+    return Finding("code", "fault", f"this temper belongs to {home}, not to {root}", "make setup here, then .venv/bin/temper")
+
+
+def _cores(root: Path) -> Finding:
+    """Compare the threads that the params fix with the cores there are."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        sections = effective_params(root, None).values()
+    except UserError as error:
+        return Finding("cores", "note", f"{cores}; params cannot be read: {error}")
+    threads = max(
+        (body["threads"] for body in sections if isinstance(body, dict) and isinstance(body.get("threads"), int)), default=1
+    )
+    if threads > cores:
+        return Finding(
+            "cores", "note", f"{cores}, but a stage uses {threads} threads", "it runs, slowly; other threads, other last bits"
+        )
+    return Finding("cores", "ok", f"{cores}; stages use up to {threads} threads")
+
+
+def _disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free / 2**30
+    if free < FREE_GIB:
+        return Finding("disk", "fault", f"{free:.1f} GiB free", f"free {FREE_GIB:.0f} GiB; `dvc gc --workspace` drops old outs")
+    return Finding("disk", "ok", f"{free:.0f} GiB free")
+
+
+def _gpus() -> Finding:
+    return Finding("gpu", "ok", ", ".join(history.gpus()) or "none: stages run on the processor")
+
+
+def _prefect() -> Finding:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return Finding("prefect", "ok", "PREFECT_API_URL is not set: each run starts a server of its own")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+            return Finding("prefect", "ok", url)
+    except (OSError, ValueError) as error:
+        return Finding("prefect", "fault", f"{url} does not answer: {error}", "start it, or unset PREFECT_API_URL")
+
+
+def _pipeline(root: Path) -> Finding:
+    """Let the real reading of params, dvc.yaml and dvc.lock say whether they are sound."""
+    from flows.graph import load_graph
+    from flows.sections import check_sections
+
+    try:
+        params = effective_params(root, None)
+        graph = load_graph(root, params)
+        check_sections(graph, root, params, graph.stages)
+    except UserError as error:
+        return Finding("pipeline", "fault", str(error), "as it says")
+    return Finding("pipeline", "ok", f"{len(graph.stages)} stages, all params checked")
+
+
+def _dvc_locks(root: Path) -> Iterator[Finding]:
+    """Look at DVC's two locks: one the kernel frees by itself, and a list of process ids that a killed DVC leaves behind."""
+    if holder := _holder(root / ".dvc/tmp/lock"):
+        yield Finding("dvc lock", "note", f"DVC is at work: {holder}")
+    place = root / ".dvc/tmp/rwlock"
+    try:
+        text = place.read_text(encoding="utf-8")
+        holders = _rwlock_holders(json.loads(text))
+    except FileNotFoundError:
+        yield Finding("dvc rwlock", "ok", "free")
+        return
+    except (ValueError, KeyError, TypeError, AttributeError):
+        yield Finding("dvc rwlock", "fault", f"{place.relative_to(root)} is damaged: DVC refuses to start", REPAIR, place.unlink)
+        return
+    dead = sorted(pid for pid in holders if not _alive(pid, place.stat().st_mtime))
+    if dead:
+        found = f"held by {', '.join(map(str, dead))}, which no longer runs"
+        yield Finding("dvc rwlock", "fault", found, REPAIR, partial(_release, place, dead))
+    else:
+        yield Finding("dvc rwlock", "ok", f"held by {', '.join(map(str, sorted(holders)))}" if holders else "free")
+
+
+def _rwlock_holders(lock: dict[str, dict]) -> set[int]:
+    readers = [info for infos in lock.get("read", {}).values() for info in infos]
+    return {int(info["pid"]) for info in [*readers, *lock.get("write", {}).values()]}
+
+
+def _release(place: Path, dead: list[int]) -> None:
+    """Take the dead holders out of DVC's list, and leave the living."""
+    lock = json.loads(place.read_text(encoding="utf-8"))
+    write = {path: info for path, info in lock.get("write", {}).items() if info["pid"] not in dead}
+    read = {path: [info for info in infos if info["pid"] not in dead] for path, infos in lock.get("read", {}).items()}
+    place.write_text(
+        json.dumps({"write": write, "read": {path: infos for path, infos in read.items() if infos}}), encoding="utf-8"
+    )
+
+
+def _alive(pid: int, since: float) -> bool:
+    """Tell whether `pid` still is the process that it was at `since`: numbers are used again."""
+    try:
+        return psutil.Process(pid).create_time() <= since + 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _holder(place: Path) -> str | None:
+    """Return what a lock file says of its holder when the kernel still has it locked, else None."""
+    if not place.exists():
+        return None
+    with place.open("r+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "a process that has not given its number"
+    return None
+
+
+def _params(root: Path) -> Iterator[Finding]:
+    if (root / BEFORE).exists():
+        found = "params.yaml still holds the overlay of a killed run"
+        yield Finding("params", "fault", found, f"any temper command puts it back; or {REPAIR}", partial(_put_back, root))
+
+
+def _put_back(root: Path) -> None:
+    put_back(root)
+
+
+def _drafts(root: Path) -> Iterator[Finding]:
+    """Find what a killed stage had half written beside its outs: it only takes up space."""
+    drafts = [path for path in (root / "data").rglob(".*.draft-*") if not psutil.pid_exists(int(path.name.rpartition("-")[2]))]
+    if drafts:
+        found = ", ".join(str(path.relative_to(root)) for path in drafts)
+        yield Finding("drafts", "fault", f"left by killed stages: {found}", REPAIR, partial(_remove, drafts))
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _checkpoints(root: Path) -> Iterator[Finding]:
+    places = sorted((root / CHECKPOINTS).glob("*/*/step-*"))
+    faults = {place: fault for place in places if (fault := damage(place))}
+    for place, fault in faults.items():
+        found = f"{place.relative_to(root)}: {fault}"
+        yield Finding("checkpoint", "fault", found, f"{REPAIR} moves it to {DAMAGED}", partial(_move_aside, root, place))
+    if not faults:
+        yield Finding("checkpoints", "ok", f"{len(places)} whole")
+
+
+def _move_aside(root: Path, place: Path) -> None:
+    aside = root / DAMAGED / place.relative_to(root / CHECKPOINTS)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    place.rename(aside)
+
+
+def _cache(root: Path, deep: bool) -> Iterator[Finding]:
+    """Hash cache objects: DVC trusts their names, and would put a damaged one back as if it were the out."""
+    objects = sorted((root / CACHE).glob("??/*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    looked = objects if deep else objects[:RECENT]
+    bad = [path for path in looked if md5(path) != path.parent.name + path.name.removesuffix(".dir")]
+    for path in bad:
+        found = f"{path.relative_to(root)} does not have the content of its name"
+        yield Finding("cache", "fault", found, f"{REPAIR}, then temper run", path.unlink)
+    if not bad:
+        rest = "" if deep else f", the newest of {len(objects)}; --deep looks at all" if len(objects) > RECENT else ""
+        yield Finding("cache", "ok", f"{len(looked)} objects sound{rest}")
+
+
+def md5(path: Path) -> str:
+    """Return the MD5 of a file's content, by which DVC names it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

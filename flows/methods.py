@@ -1,0 +1,39 @@
+"""Papers, the stages that re-measure them, and where those stand: the list is data, the state is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from flows.graph import Graph, Step
+
+LIST = Path(__file__).with_name("methods.yaml")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A paper and its stages, in order."""
+
+    paper: str
+    stages: tuple[str, ...]
+
+
+def read_methods(place: Path = LIST) -> list[Method]:
+    """Read the list of methods."""
+    rows = YAML(typ="safe", pure=True).load(place.read_text(encoding="utf-8"))
+    return [Method(row["paper"], tuple(row["stages"])) for row in rows]
+
+
+def state(method: Method, graph: Graph, steps: Mapping[str, Step]) -> str:
+    """Say where a method stands: `planned`, `not run`, `stale: ...` or `up to date`. `steps` is a plan of all that it needs."""
+    absent = [stage for stage in method.stages if stage not in graph.stages]
+    if absent:
+        return f"planned: {', '.join(absent)} not in dvc.yaml"
+    never = [stage for stage in method.stages if "never run" in steps[stage].reasons]
+    if never:
+        return f"not run: {', '.join(never)}"
+    stale = [stage for stage in method.stages if steps[stage].stale]
+    return f"stale: {', '.join(stale)}" if stale else "up to date"
