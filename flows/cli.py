@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from flows.graph import Graph, Step
+    from flows.graph import Graph, RunResult, Step
 
 FAILED, REFUSED, BUSY = 1, 2, 3
 CODES = "Exit codes: 0 done, 1 a stage failed, 2 bad input or params, 3 another run holds this checkout, 130 interrupted."
@@ -78,7 +78,6 @@ def run(
     Example: [bold]temper run --profile local-model --set base.path=models/mine --set prompts.path=prompts.jsonl[/]
     """
     from flows import show
-    from flows.graph import RunResult
     from flows.overlay import applied
 
     root = checkout()
@@ -90,10 +89,8 @@ def run(
             show.say(show.total(planned))
             return _point_to_report(root)
         show.steps(planned)
-        from flows.pipeline import run as run_pipeline
-
         with applied(root, prepared.params):
-            result: RunResult = run_pipeline(root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs)
+            result = _run_pipeline(prepared, planned, profile, jobs)
     show.summary(result)
     if result.failed:
         show.warn(f"failed: {', '.join(result.failed)}; what was done is kept, `temper run` goes on from there")
@@ -244,6 +241,18 @@ def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: lis
             "\n".join(f"stage {name} needs {dep}, which is not there and which no stage makes" for name, dep in missing)
         )
     return Prepared(root, params, graph, targets)
+
+
+def _run_pipeline(prepared: Prepared, planned: list[Step], profile: str | None, jobs: int | None) -> RunResult:
+    from flows import show
+    from flows.pipeline import run as run_pipeline
+    from flows.server import ServerError
+
+    try:
+        return run_pipeline(prepared.root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs)
+    except ServerError as error:
+        show.warn(str(error))
+        raise typer.Exit(FAILED) from None
 
 
 def checkout() -> Path:

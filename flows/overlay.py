@@ -17,6 +17,8 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from tasks.runtime.lease import Lease
 from tasks.runtime.params import PARAMS_FILE, UserError, read_yaml
@@ -26,6 +28,16 @@ BEFORE = Path(".temper/params.before.yaml")
 DURING = Path(".temper/params.during.yaml")
 EDITED = Path(".temper/params.edited.yaml")
 RUN_LEASE = Path(".temper/work/run")
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as `null`, where ruamel would leave the value out."""
+
+    def represent_none(self, data: None) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
 
 
 def effective_params(root: Path, profile: str | None, sets: Sequence[str] = ()) -> dict[str, Any]:
@@ -113,6 +125,7 @@ def render(root: Path, params: Mapping[str, Any]) -> str:
     if _same(plain, params):
         return text
     yaml = YAML()
+    yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 4096
     document = yaml.load(text)
