@@ -17,8 +17,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -47,6 +48,8 @@ class Run:
     identity: str
     """Hash of params, code and inputs: what makes the numbers."""
     lease: Lease
+    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """SHA-256 of every file of every input, by flag and by the file's path below that input."""
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -60,6 +63,7 @@ class Run:
 
 def run_stage(main: Callable[..., None], arguments: list[str] | None = None) -> None:
     """Run a stage's `main` from the command line and exit the process with its code."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a stage has its own progress line
     die_with_parent()
     signal.signal(signal.SIGTERM, _on_sigterm)
     sys.exit(_run(main, sys.argv[1:] if arguments is None else arguments))
@@ -75,7 +79,8 @@ def _run(main: Callable[..., None], arguments: list[str]) -> int:
         params = check_section(params_type, read_yaml(source), str(source))
         _require_inputs(hints, flags)
         with Lease(WORK / "work" / stage, stage) as lease:
-            main(params, Run(stage, identity(main.__module__, params, hints, flags), lease), **flags)
+            inputs = {name: _content(path) for name, path in flags.items() if hints[name] is In}
+            main(params, Run(stage, identity(main.__module__, params, inputs), lease, inputs), **flags)
             lease.check()
 
     return exit_code(body, stage)
@@ -120,20 +125,21 @@ def _require_inputs(hints: dict[str, Any], flags: dict[str, Path]) -> None:
             raise UserError(f"--{name.replace('_', '-')} {path}: no such file or folder; run the stage that makes it first")
 
 
-def identity(module: str, params: StageParams, hints: dict[str, Any], flags: dict[str, Path]) -> str:
+def identity(module: str, params: StageParams, inputs: Mapping[str, Mapping[str, str]]) -> str:
     """Hash what makes a stage's numbers: its params, its code and the content of its inputs; never where or on what it runs."""
     if module == "__main__":
         module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
     facts: dict[str, Any] = {"params": params.model_dump(mode="json")}
     facts["code"] = {str(path.relative_to(ROOT)): sha256(path) for path in project_modules(module)}
-    facts["inputs"] = {name: _content(path) for name, path in flags.items() if hints[name] is In}
+    facts["inputs"] = inputs
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _content(path: Path) -> dict[str, str]:
-    """Return the hash of every file at or below `path`."""
+    """Return the hash of every file at or below `path`, hashed side by side: a large model waits for nothing else."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): sha256(file) for file in files}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {str(file.relative_to(path)): digest for file, digest in zip(files, pool.map(sha256, files), strict=True)}
 
 
 def _module_name(main: Callable[..., None]) -> str:
