@@ -5,6 +5,7 @@ Safetensors only, no remote code. A tokenizer and a model that disagree are refu
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import re
@@ -149,6 +150,24 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
     text = f"---\nlibrary_name: transformers\ntags: [temper, {card['stage'].split('@')[0]}]\n---\n\n"
     text += f"# {card['stage']}\n\n{card['summary']}\n\n| | |\n|---|---|\n{facts}\n"
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def preload() -> None:
+    """Import what loading and sampling a Llama needs, before forking: paid once, and importing computes nothing."""
+    for module in (
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.llama.modeling_llama",
+        "tasks.runtime.cache",
+    ):
+        importlib.import_module(module)
+
+
+def on_device(model: PreTrainedModel) -> PreTrainedModel:
+    """Move a model to the accelerator, if this machine has one, and return it. Never call it before forking."""
+    import torch
+
+    torch.nn.Module.to(model, torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
+    return model
 
 
 def set_determinism(seed: int, threads: int) -> None:
