@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from flows import child
 
@@ -30,6 +30,7 @@ LOOPBACK = "127.0.0.1"
 ALWAYS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
@@ -78,6 +79,11 @@ class Server:
         except OSError:
             return False
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of a client: nothing pickled, nothing cached but by DVC; soon told that our own server is gone."""
+        ours = {"client.max_retries": 2, "home": self.log.parent} if self.log else {}
+        return {"api.url": self.api_url, "results.persist_by_default": False, **ours}
+
     def stop(self) -> None:
         """End our server and all it has started; one that somebody else started is left alone."""
         if self.process is not None:
@@ -111,19 +117,6 @@ def start_in_background(root: Path = Path(), *, port: int = 0, for_workers: bool
     _ours[root] = server
     atexit.register(server.stop)
     return server
-
-
-def client_environment(root: Path, server: Server) -> dict[str, str]:
-    """Return the settings of whoever talks to `server`: nothing pickled, nothing cached but by DVC, soon told that it is gone."""
-    settings = {
-        "PREFECT_API_URL": server.api_url,
-        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
-        "PREFECT_CLIENT_MAX_RETRIES": "2",
-        "DO_NOT_TRACK": "1",
-    }
-    if server.log is not None:
-        settings["PREFECT_HOME"] = str((root / HOME).resolve())
-    return settings
 
 
 def _take(address: IO[str]) -> bool:

@@ -34,9 +34,11 @@ TICK = 2.0
 FAILURE = "ERROR: failed to reproduce"
 EXIT = re.compile(r"exited with (-?\d+)$")
 CACHED = re.compile(r"^Stage '.*' (?:didn't change, skipping|is cached - skipping run, checking out outputs)$")
-NOISE = re.compile(
-    r"^(?:Running stage '|> |ERROR: |WARNING: |Updating lock file|Generating lock file|To track the changes|Use `dvc)"
+HINT = re.compile(
+    r"^(?:Updating lock file|Generating lock file|To track the changes|To enable auto|\t(?:git add|dvc config)|Use `dvc)"
 )
+NOISE = re.compile(rf"^(?:Running stage '|> |ERROR: |WARNING: )|{HINT.pattern}")
+"""DVC's own lines; those of `HINT` are for somebody who runs DVC by hand."""
 
 Ending = Literal["completed", "cached", "failed", "preempted", "stopped"]
 
@@ -149,7 +151,8 @@ def attempt(
         for line in _follow(process, lambda: _look(place, watch)):
             print(line, file=log, flush=True)
             transcript.add(line)
-            say(line)
+            if not HINT.match(line):
+                say(line)
         code = process.wait()
     return account(code, transcript, time.monotonic() - started, children.stopping)
 

@@ -1,0 +1,232 @@
+"""What a run shows of a stage on Prefect's page: scores with their change, plots, progress, where the outs lie; and the summary.
+
+The page is a view: whatever goes wrong here, the stage is unharmed, so a lost server or an odd plot is a warning in the log.
+Keys stay the same from run to run (`sft-scores`), so Prefect keeps a history of each.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.logging import get_run_logger
+
+from flows.graph import RunResult, Stage
+from flows.history import FOLDER
+
+LINES = 8
+"""A plot with more lines than this shows the first ones and says so."""
+
+Scores = dict[str, float]
+
+
+class Shown:
+    """What one run of one stage shows; made before the stage starts, because DVC removes the old outs."""
+
+    def __init__(self, root: Path, stage: Stage) -> None:
+        """Read the scores of the last run; nothing is shown yet."""
+        self.root, self.stage = root, stage
+        self.before = scores_of(root, stage) or _read_scores(self._kept())
+        self._progress: UUID | None = None
+
+    def progress(self, percent: float, note: str) -> None:
+        """Move the stage's progress bar; the first call makes it."""
+        with harmless("progress"):
+            if self._progress is None:
+                made = create_progress_artifact(percent, key=key(self.stage.name, "progress"), description=note)
+                assert isinstance(made, UUID)
+                self._progress = made
+            else:
+                update_progress_artifact(self._progress, percent, description=note)
+
+    def outs(self) -> None:
+        """Show the scores against those of the last run, the plots, and where the outs lie."""
+        if self._progress is not None:
+            self.progress(100.0, "done")
+        after = scores_of(self.root, self.stage)
+        if after:
+            with harmless("scores"):
+                title = f"Scores of `{self.stage.name}` and their change against the last run"
+                create_table_artifact(score_rows(after, self.before), key=key(self.stage.name, "scores"), description=title)
+            self._kept().parent.mkdir(parents=True, exist_ok=True)
+            self._kept().write_text(json.dumps(after), encoding="utf-8")
+        for out in self.stage.outs:
+            if out.kind == "plot":
+                with harmless(out.path):
+                    picture = f"![{out.path}]({data_uri(draw(self.root / out.path, out.plot))})"
+                    name = f"plot-{Path(out.path).stem}" if Path(out.path).stem != self.stage.name else "plot"
+                    create_markdown_artifact(picture, key=key(self.stage.name, name), description=f"`{out.path}`")
+        with harmless("outs"):
+            create_markdown_artifact(outs_table(self.root, self.stage), key=key(self.stage.name, "outs"))
+
+    def _kept(self) -> Path:
+        """Return where the scores are kept for a run whose predecessor was killed after DVC had removed its outs."""
+        return self.root / FOLDER / "scores" / f"{self.stage.name}.json"
+
+
+def key(stage: str, what: str) -> str:
+    """Return an artifact key as Prefect wants it: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{stage}-{what}".lower()).strip("-")
+
+
+def scores_of(root: Path, stage: Stage) -> Scores:
+    """Return every number in the metric outs of a stage that are there, nested ones as `a.b`."""
+    found: Scores = {}
+    for out in stage.outs:
+        if out.kind == "metric":
+            found.update(_read_scores(root / out.path))
+    return found
+
+
+def score_rows(now: Mapping[str, float], before: Mapping[str, float]) -> list[dict[str, str]]:
+    """Return the rows of a score table: each score now, in the last run, and the difference; scores that went away too."""
+    rows = []
+    for name in [*now, *(name for name in before if name not in now)]:
+        change = f"{now[name] - before[name]:+.4g}" if name in now and name in before else "new" if name in now else "gone"
+        rows.append({"score": name, "now": number(now.get(name)), "last run": number(before.get(name)), "change": change})
+    return rows
+
+
+def number(value: float | None) -> str:
+    """Write a score with four significant digits, whole numbers whole; nothing for none."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def draw(path: Path, plot: Mapping[str, Any]) -> bytes:
+    """Draw a plot out (CSV) as PNG: column `y` over column `x`, a line for each value of a text column.
+
+    `x` and `y` are those of dvc.yaml, else the first two columns of numbers. Raises ValueError when there are no such columns.
+    """
+    from matplotlib.figure import Figure
+
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    x, y = _axes(path, rows, plot)
+    lines = _lines(rows, x, y)
+    figure = Figure(figsize=(7.2, 4.0), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, points in list(lines.items())[:LINES]:
+        axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 40 else "", markersize=3.5, linewidth=1.6, label=name)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(path.stem if len(lines) <= LINES else f"{path.stem} (first {LINES} of {len(lines)} lines)", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(lines) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def data_uri(picture: bytes) -> str:
+    """Return a PNG as an address that carries it: the page needs no second server for it."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
+
+
+def outs_table(root: Path, stage: Stage) -> str:
+    """Return a Markdown table of a stage's outs: where each lies, linked, and its size."""
+    head = f"Outs of `{stage.name}` under `{root.resolve()}`; the log is `.temper/logs/{stage.name}.log`."
+    rows = [
+        f"| [{out.path}]({(root / out.path).resolve().as_uri()}) | {out.kind} | {_size(root / out.path)} |" for out in stage.outs
+    ]
+    return "\n".join([head, "", "| out | kind | size |", "|---|---|---|", *rows])
+
+
+def summary_rows(result: RunResult) -> list[dict[str, str]]:
+    """Return one row a stage: its state, seconds, and first scores, or why it did not finish."""
+    rows = []
+    for row in result.rows:
+        told = ", ".join(f"{name} {number(value)}" for name, value in list(row.scores.items())[:3])
+        rows.append(
+            {"stage": row.stage, "state": row.state, "seconds": number(row.seconds or None), "scores": told or row.detail}
+        )
+    return rows
+
+
+def publish_summary(result: RunResult) -> None:
+    """Show the summary on the flow run's page."""
+    with harmless("the summary"):
+        create_table_artifact(summary_rows(result), key="summary", description="Every stage of the run")
+
+
+@contextmanager
+def harmless(what: str) -> Iterator[None]:
+    """Turn whatever keeps `what` from being shown into a warning in the log of the current run."""
+    try:
+        yield
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        get_run_logger().warning("%s cannot be shown: %s: %s", what, type(error).__name__, error)
+
+
+def _read_scores(path: Path) -> Scores:
+    try:
+        return dict(_numbers(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError):
+        return {}
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers in a JSON value with their dotted names."""
+    if isinstance(value, Mapping):
+        for inner, item in value.items():
+            yield from _numbers(item, f"{name}.{inner}" if name else str(inner))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _numbers(item, f"{name}.{index}")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield name, value
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        float(text or "")
+    except ValueError:
+        return False
+    return True
+
+
+def _axes(path: Path, rows: Sequence[Mapping[str, str]], plot: Mapping[str, Any]) -> tuple[str, str]:
+    columns = list(rows[0]) if rows else []
+    numeric = [name for name in columns if all(_is_number(row[name]) or not row[name] for row in rows)]
+    x = str(plot.get("x", next(iter(numeric), "")))
+    y = str(plot.get("y", next((name for name in numeric if name != x), "")))
+    if x not in numeric or y not in numeric:
+        raise ValueError(f"{path}: no columns of numbers '{x}' and '{y}' among {columns}")
+    return x, y
+
+
+def _lines(rows: Sequence[Mapping[str, str]], x: str, y: str) -> dict[str, list[tuple[float, float]]]:
+    """Group the points by the text columns of the table and by `seed`; a row without x or y is left out."""
+    groups = [name for name in rows[0] if name == "seed" or not all(_is_number(row[name]) or not row[name] for row in rows)]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row[x] and row[y]:
+            lines.setdefault(" ".join(row[name] for name in groups), []).append((float(row[x]), float(row[y])))
+    return lines
+
+
+def _size(path: Path) -> str:
+    if not path.exists():
+        return "missing"
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    told = f"{size / 2**20:,.1f} MB" if size >= 2**20 else f"{size / 2**10:,.1f} kB"
+    return told if path.is_file() else f"{len(files)} files, {told}"

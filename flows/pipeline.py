@@ -1,0 +1,299 @@
+"""The pipeline as a Prefect flow: one task a stage, edges as in dvc.yaml, independent stages side by side.
+
+DVC alone decides what is up to date, so Prefect's caching and stored results are off: a stage is a child process
+(flows.stage) and its task run is the view of it. The plan is made beforehand; an unchanged stage appears as `Cached` and
+starts nothing.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+from prefect import flow
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import TerminationSignal
+from prefect.flows import Flow
+from prefect.futures import PrefectWrappedFuture
+from prefect.logging import get_run_logger
+from prefect.logging.formatters import PrefectFormatter
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+from prefect.runtime import flow_run
+from prefect.settings import temporary_settings
+from prefect.states import Cancelled, Completed, Failed, State
+from prefect.tasks import Task
+from prefect.utilities.annotations import allow_failure
+
+from flows import history
+from flows.artifacts import Shown, publish_summary, scores_of
+from flows.graph import Graph, RunResult, StageResult, Step
+from flows.server import start_in_background
+from flows.stage import Children, Outcome, attempt
+
+FINE = ("completed", "cached")
+STOPPED = "stopped; it goes on from its last checkpoint when run again"
+RETRIES = 2
+"""How often a stage that lost its process is started again, each time from its last checkpoint."""
+LIGHT_PER_CORE = 4
+"""Stages at once for each core, as long as the threads that heavy ones name do not exceed the cores."""
+LOOK = 5.0
+"""Seconds between two looks at whether somebody pressed Cancel on the page."""
+DRAIN = 10.0
+"""Seconds to wait for the last log lines and states to reach the server."""
+
+
+def run(
+    root: Path,
+    graph: Graph,
+    steps: Sequence[Step],
+    params: Mapping[str, Any],
+    *,
+    profile: str | None = None,
+    jobs: int | None = None,
+) -> RunResult:
+    """Run the stale `steps` and return how every stage ended; `jobs` limits how many run at once.
+
+    The server is the one that `start_in_background` gives; its address is printed. Raises ServerError when it does not come
+    up, and KeyboardInterrupt after a stop, once every stage has written its checkpoint. A server that is lost in the middle
+    costs the view, not the work.
+    """
+    server = start_in_background(root)
+    server.wait()
+    took = f" (up after {server.seconds:.1f} s)" if server.process else ""
+    print(f"Prefect: {server.ui_url}{took}", file=sys.stderr, flush=True)
+    stages = Stages(root, graph, steps, params, jobs)
+    with temporary_settings(server.settings()), _plain_log():
+        try:
+            _flow_of(stages, profile)(profile, [step.stage.name for step in steps], dict(params), return_state=True)
+        except TerminationSignal:
+            raise KeyboardInterrupt from None
+        except (httpx.HTTPError, OSError) as error:
+            if not stages.finished:
+                raise
+            print(f"the Prefect server was lost ({type(error).__name__}); the stages are done without it", file=sys.stderr)
+        finally:
+            stages.children.stop()
+            _drain()
+    if stages.interrupted:
+        raise KeyboardInterrupt
+    return stages.result()
+
+
+@flow(name="temper", persist_result=False, flow_run_name=lambda: _run_name(Path.cwd(), flow_run.parameters.get("profile")))
+def temper(profile: str | None = None, sets: list[str] | None = None, stages: list[str] | None = None) -> State[Any]:
+    """Bring the pipeline of this checkout up to date: `profile` and `sets` as on the command line, `stages` or all.
+
+    This is what a deployment runs: started from the page, in the process of a worker.
+    """
+    from flows.cli import prepare
+    from flows.overlay import RUN_LEASE, applied, recover
+    from tasks.runtime.lease import Lease
+    from tasks.runtime.stage import die_with_parent
+
+    die_with_parent()
+    root = Path.cwd()
+    recover(root)
+    with Lease(root / RUN_LEASE, "this checkout"):
+        prepared = prepare(root, stages, profile, sets)
+        with applied(root, prepared.params):
+            return Stages(root, prepared.graph, prepared.plan(), prepared.params).run()
+
+
+class Slots:
+    """Room for stages side by side: any number of light ones up to `jobs`, heavy ones as far as their threads fit the cores."""
+
+    def __init__(self, cores: int, jobs: int) -> None:
+        """Have `cores` threads and `jobs` places to give."""
+        self._cores, self._threads, self._jobs = cores, cores, jobs
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def taken(self, threads: int) -> Iterator[None]:
+        """Hold a place and `threads` threads, waiting until they are free; a stage that wants more than there are gets all."""
+        threads = min(threads, self._cores)
+        with self._freed:
+            self._freed.wait_for(lambda: self._jobs > 0 and self._threads >= threads)
+            self._jobs -= 1
+            self._threads -= threads
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._jobs += 1
+                self._threads += threads
+                self._freed.notify_all()
+
+
+class Stages:
+    """The stages of one run: how each becomes a task, and how it ended."""
+
+    def __init__(
+        self, root: Path, graph: Graph, steps: Sequence[Step], params: Mapping[str, Any], jobs: int | None = None
+    ) -> None:
+        """Take a plan; nothing is started yet."""
+        cores = len(os.sched_getaffinity(0))
+        self.root, self.graph, self.steps, self.params = root, graph, steps, params
+        self.slots = Slots(cores, jobs or LIGHT_PER_CORE * cores)
+        self.children = Children()
+        self.outcomes: dict[str, Outcome] = {}
+        self.finished = False
+        self.interrupted = False
+
+    def run(self) -> State[Any]:
+        """Submit every stage as a task of the current flow run, wait for them, and return the state of the whole."""
+        logger = get_run_logger()
+        futures: dict[str, PrefectWrappedFuture[Any, Any]] = {}
+        try:
+            for step in self.steps:
+                needs = [allow_failure(futures[name]) for name in self.graph.needs[step.stage.name] if name in futures]
+                futures[step.stage.name] = cast(
+                    PrefectWrappedFuture[Any, Any], self._task(step).submit(return_state=False, wait_for=needs)
+                )
+            self._wait([future.wrapped_future for future in futures.values()])
+        except KeyboardInterrupt:
+            self.interrupted = True
+            logger.warning("Stopping: the stages write their checkpoints")
+        finally:
+            running = [future.wrapped_future for future in futures.values()]
+            if not all(future.done() for future in running):
+                self.children.stop()
+            concurrent.futures.wait(running)
+            self.finished = True
+        publish_summary(self.result())
+        return self._state()
+
+    def result(self) -> RunResult:
+        """Return how every stage ended, in the order of the plan."""
+        return RunResult(tuple(self._row(step) for step in self.steps))
+
+    def _task(self, step: Step) -> Task[[], State[Any]]:
+        name = step.stage.name
+        shown = Shown(self.root, step.stage)
+        return Task(
+            lambda: self._stage(step, shown),
+            name=name,
+            task_run_name=name,
+            retries=RETRIES,
+            retry_delay_seconds=1,
+            retry_condition_fn=lambda *_: name in self.outcomes and self.outcomes[name].ending == "preempted",
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+
+    def _stage(self, step: Step, shown: Shown) -> State[Any]:
+        """Be the task of one stage: run it if it is stale and nothing it needs has failed."""
+        name = step.stage.name
+        if blocker := self._blocker(name):
+            return Failed(name="Blocked", message=f"not run: {blocker} did not finish")
+        if not step.stale:
+            self.outcomes[name] = Outcome("cached", detail="unchanged")
+            return Completed(name="Cached", message="unchanged")
+        logger = get_run_logger()
+        section = self.params.get(step.stage.section or "") or {}
+        with self.slots.taken(int(section.get("threads", 0))):
+            outcome = attempt(self.root, step.stage, self.children, force=step.forced, say=logger.info, watch=shown.progress)
+        self.outcomes[name] = outcome
+        if outcome.ran:
+            history.record(self.root, name, outcome.seconds, outcome.code, section)
+        if outcome.ending == "cached":
+            return Completed(name="Cached", message=outcome.detail)
+        if outcome.ending == "completed":
+            shown.outs()
+            return Completed(message=f"in {outcome.seconds:.1f} s")
+        if outcome.ending == "stopped":
+            return Cancelled(message=STOPPED if outcome.ran else outcome.detail)
+        return Failed(message=outcome.detail)
+
+    def _blocker(self, name: str) -> str | None:
+        """Return the stage further up that failed or was stopped, or None when `name` can run."""
+        for needed in self.graph.needs[name]:
+            ended = self.outcomes.get(needed)
+            blocker = self._blocker(needed) if ended is None else needed if ended.ending not in FINE else None
+            if blocker is not None:
+                return blocker
+        return None
+
+    def _row(self, step: Step) -> StageResult:
+        name = step.stage.name
+        ended = self.outcomes.get(name)
+        if ended is None:
+            return StageResult(name, "blocked", detail=f"not run: {self._blocker(name) or 'the run'} did not finish")
+        if ended.ending == "cached" or ended.ending == "completed":
+            return StageResult(name, ended.ending, ended.seconds, ended.detail, scores_of(self.root, step.stage))
+        if ended.ending == "stopped":
+            return StageResult(name, "failed" if ended.ran else "blocked", ended.seconds, STOPPED if ended.ran else ended.detail)
+        return StageResult(name, "failed", ended.seconds, ended.detail)
+
+    def _state(self) -> State[Any]:
+        rows = self.result().rows
+        if self.children.stopping:
+            return Cancelled(message="stopped; `temper run` goes on from there")
+        if failed := [row for row in rows if row.state == "failed"]:
+            return Failed(message="; ".join(f"{row.stage}: {row.detail}" for row in failed))
+        ran = sum(row.state == "completed" for row in rows)
+        return Completed(message=f"{ran} stages run, {len(rows) - ran} unchanged")
+
+    def _wait(self, futures: list[concurrent.futures.Future[Any]]) -> None:
+        """Wait for all tasks; look now and then whether the run was cancelled on the page, which only marks it there."""
+        client = get_client(sync_client=True)
+        run_id = cast(Any, flow_run.id)
+        while concurrent.futures.wait(futures, timeout=LOOK).not_done:
+            try:
+                state = client.read_flow_run(run_id).state
+            except httpx.HTTPError:
+                continue
+            if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                self.children.stop()
+
+
+def _flow_of(stages: Stages, profile: str | None) -> Flow[..., State[Any]]:
+    """Return a flow that runs `stages`; its parameters are only for the page to show."""
+
+    @flow(name="temper", flow_run_name=_run_name(stages.root, profile), persist_result=False, validate_parameters=False)
+    def temper(profile: str | None, stages_: list[str], params: dict[str, Any]) -> State[Any]:
+        return stages.run()
+
+    return temper
+
+
+def _run_name(root: Path, profile: str | None) -> str:
+    """Return `PROFILE COMMIT`, a `+` behind the commit when tracked files were changed."""
+    commit = history.commit(root) or "no commit"
+    return f"{profile or 'default'} {commit[:8]}{'+' if commit.endswith('+') else ''}"
+
+
+@contextmanager
+def _plain_log() -> Iterator[None]:
+    """Have Prefect's log name the stage and say the line, no more; a stage's lines are many."""
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
+    before = [handler.formatter for handler in handlers]
+    for handler in handlers:
+        handler.setFormatter(
+            PrefectFormatter(
+                format="%(asctime)s | %(message)s",
+                datefmt="%H:%M:%S",
+                flow_run_fmt="%(asctime)s | %(message)s",
+                task_run_fmt="%(asctime)s | %(task_run_name)s | %(message)s",
+            )
+        )
+    try:
+        yield
+    finally:
+        for handler, formatter in zip(handlers, before, strict=True):
+            handler.setFormatter(formatter)
+
+
+def _drain() -> None:
+    """Wait until the last log lines and states have gone out to the server, or cannot any more."""
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=DRAIN)
