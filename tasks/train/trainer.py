@@ -110,7 +110,8 @@ def arguments(kind: type[Arguments], plan: Plan, **more: Any) -> Arguments:
         disable_tqdm=True,
         bf16=place.gpu,
         use_cpu=not place.gpu,
-        gradient_checkpointing=place.gpu,
+        activation_checkpointing=place.gpu,
+        gradient_checkpointing=None,
         dataloader_pin_memory=place.gpu,
         **more,
     )
@@ -119,7 +120,7 @@ def arguments(kind: type[Arguments], plan: Plan, **more: Any) -> Arguments:
 class PackedLoss(Trainer):
     """A Trainer whose loss is the mean over the learned tokens of the global batch, however it is split."""
 
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga: bool | None = True
 
     def __init__(self, *args: Any, **more: Any) -> None:
         """Take what the Trainer takes, and have it count the learned tokens of every step over all processes."""
