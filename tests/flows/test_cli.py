@@ -15,6 +15,7 @@ from dvc.repo import Repo
 
 from flows import cli
 from flows.overlay import BEFORE, RUN_LEASE
+from flows.server import start_in_background
 from tasks.runtime.lease import Lease
 
 COMMANDS = ("plan", "run", "serve", "report", "methods", "doctor", "profile list", "profile show", "profile use")
@@ -217,12 +218,25 @@ def test_the_report_is_pointed_to_with_its_numbers(root, temper):
     assert said.splitlines()[-1] == f"report: {root / 'data/report/index.html'}"
 
 
+@pytest.fixture(scope="module")
+def api_url(tmp_path_factory):
+    """The address of a real Prefect server that all runs of this file share."""
+    server = start_in_background(tmp_path_factory.mktemp("server"))
+    server.wait()
+    yield server.api_url
+    server.stop()
+
+
 @pytest.mark.slow
 class TestRealRuns:
-    """With Prefect, its server and DVC as they are; each takes as long as the server needs to come up."""
+    """With Prefect, its server and DVC as they are."""
+
+    @pytest.fixture(autouse=True)
+    def _api_url(self, api_url):
+        self.api_url = api_url
 
     def start(self, root: Path, *arguments: str) -> subprocess.Popen[str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+        environment = os.environ | {"PREFECT_API_URL": self.api_url}
         command = [sys.executable, "-m", "flows.cli", *arguments]
         return subprocess.Popen(
             command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
