@@ -128,6 +128,8 @@ def draw(path: Path, plot: Mapping[str, Any]) -> bytes:
     axes.set_ylabel(y)
     axes.set_title(path.stem if len(lines) <= LINES else f"{path.stem} (first {LINES} of {len(lines)} lines)", fontsize=11)
     axes.grid(alpha=0.25)
+    if all(row[x].isdigit() for row in rows):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
         axes.legend(fontsize=8, frameon=False)

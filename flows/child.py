@@ -65,6 +65,19 @@ def stop(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
         kill(process)
 
 
+def stop_tree(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
+    """Ask what a child has started to end, wait up to `grace` seconds for that, then stop the child itself."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid).children()
+        for entry in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                entry.terminate()
+        psutil.wait_procs(started, timeout=grace)
+    stop(process, grace=5)
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a child's group, whatever is still alive in it, and reap the child."""
     with contextlib.suppress(ProcessLookupError):

@@ -150,7 +150,11 @@ class Stages:
         self.interrupted = False
 
     def run(self) -> State[Any]:
-        """Submit every stage as a task of the current flow run, wait for them, and return the state of the whole."""
+        """Submit every stage as a task of the current flow run, wait for them, and return the state of the whole.
+
+        Every task of a stopped or failed run ends in a state of type Failed, under its own name: Prefect lets what comes after
+        it look at nothing else, and would leave it pending for ever.
+        """
         logger = get_run_logger()
         futures: dict[str, PrefectWrappedFuture[Any, Any]] = {}
         try:
@@ -211,7 +215,7 @@ class Stages:
             shown.outs()
             return Completed(message=f"in {outcome.seconds:.1f} s")
         if outcome.ending == "stopped":
-            return Cancelled(message=STOPPED if outcome.ran else outcome.detail)
+            return Failed(name="Stopped", message=STOPPED if outcome.ran else outcome.detail)
         return Failed(message=outcome.detail)
 
     def _blocker(self, name: str) -> str | None:
@@ -256,12 +260,12 @@ class Stages:
                 self.children.stop()
 
 
-def _flow_of(stages: Stages, profile: str | None) -> Flow[..., State[Any]]:
-    """Return a flow that runs `stages`; its parameters are only for the page to show."""
+def _flow_of(work: Stages, profile: str | None) -> Flow[..., State[Any]]:
+    """Return a flow that runs `work`; its parameters are only for the page to show."""
 
-    @flow(name="temper", flow_run_name=_run_name(stages.root, profile), persist_result=False, validate_parameters=False)
-    def temper(profile: str | None, stages_: list[str], params: dict[str, Any]) -> State[Any]:
-        return stages.run()
+    @flow(name="temper", flow_run_name=_run_name(work.root, profile), persist_result=False, validate_parameters=False)
+    def temper(profile: str | None, stages: list[str], params: dict[str, Any]) -> State[Any]:
+        return work.run()
 
     return temper
 

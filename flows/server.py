@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,8 @@ HOME = Path(".temper/prefect")
 PATIENCE = 180.0
 """Seconds a server may take to answer before we say that it did not come up."""
 LOOPBACK = "127.0.0.1"
+POOL = "temper"
+DEPLOYMENTS = Path("infra/prefect.yaml")
 ALWAYS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -79,10 +81,19 @@ class Server:
         except OSError:
             return False
 
+    def alive(self) -> bool:
+        """Say whether the server is there: our own process, however busy, or another one that answers."""
+        return self.answers() if self.process is None else self.process.poll() is None
+
     def settings(self) -> dict[str, Any]:
         """Return the settings of a client: nothing pickled, nothing cached but by DVC; soon told that our own server is gone."""
         ours = {"client.max_retries": 2, "home": self.log.parent} if self.log else {}
         return {"api.url": self.api_url, "results.persist_by_default": False, **ours}
+
+    def environment(self) -> dict[str, str]:
+        """Return the same for a process of Prefect's that is started for this server."""
+        home = {"PREFECT_HOME": str(self.log.parent)} if self.log else {}
+        return {"PREFECT_API_URL": self.api_url, "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false", **ALWAYS, **home}
 
     def stop(self) -> None:
         """End our server and all it has started; one that somebody else started is left alone."""
@@ -117,6 +128,77 @@ def start_in_background(root: Path = Path(), *, port: int = 0, for_workers: bool
     _ours[root] = server
     atexit.register(server.stop)
     return server
+
+
+def serve(root: Path, port: int = 4200) -> None:
+    """Keep the server, a process worker and the deployments of infra/prefect.yaml up until Ctrl-C; all on this machine only.
+
+    On another port when `port` is taken. Raises ServerError when one of them does not come up or ends on its own.
+    """
+    server = start_in_background(root, port=port, for_workers=True)
+    print(f"Prefect: {server.ui_url} (starting)", flush=True)
+    try:
+        server.wait()
+        _make_pool(server)
+        with _worker(root, server) as worker:
+            _deploy(root, server)
+            print(f"ready after {time.monotonic() - server.started:.0f} s; runs start from the page; Ctrl-C ends all", flush=True)
+            while worker.poll() is None and server.alive():
+                time.sleep(1)
+        raise ServerError(
+            f"the worker or the server has ended; see {root / HOME / 'worker.log'} and {server.log or server.api_url}"
+        )
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def _worker(root: Path, server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process worker; at the end its flow runs are stopped first, so that they write their checkpoints."""
+    arguments = [
+        "worker",
+        "start",
+        "--pool",
+        POOL,
+        "--type",
+        "process",
+        "--name",
+        "local",
+        "--limit",
+        "1",
+        "--install-policy",
+        "never",
+    ]
+    with (root / HOME / "worker.log").open("wb") as output:
+        worker = child.start("prefect", *arguments, cwd=root, output=output, env=server.environment())
+    try:
+        yield worker
+    finally:
+        child.stop_tree(worker)
+
+
+def _make_pool(server: Server) -> None:
+    """Make the pool that the worker and the deployments share, unless it is there."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.settings import temporary_settings
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    with temporary_settings(server.settings()), get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+def _deploy(root: Path, server: Server) -> None:
+    """Bring the deployments of infra/prefect.yaml to the server. Raises ServerError with what Prefect says."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
+    environment = {**os.environ, **server.environment(), "TEMPER_ROOT": str(root.resolve())}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerError(f"{DEPLOYMENTS}: not deployed: {(done.stdout + done.stderr).strip()}")
 
 
 def _take(address: IO[str]) -> bool:
