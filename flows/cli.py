@@ -27,15 +27,29 @@ app = typer.Typer(
 profiles = typer.Typer(no_args_is_help=True, help="Overlays on params.yaml: other sizes, other machines, real models.")
 app.add_typer(profiles, name="profile")
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"temper {version('temper')}")
+        raise typer.Exit
+
+
 Stages = Annotated[
     list[str] | None, typer.Argument(metavar="[STAGE]...", help="As in dvc.yaml, with all they need; default: report.")
 ]
 Profile = Annotated[str | None, typer.Option("--profile", metavar="NAME", help="Overlay of `temper profile list`.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One param, as YAML; may be repeated.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One param, as YAML; may be repeated. Paths count from the root."),
+]
 
 
 @app.callback()
-def about() -> None:
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Say which Temper this is.", callback=_version)] = False,
+) -> None:
     """Temper: from a base language model and raw data to an aligned, measured one.
 
     First look: [bold]temper run --profile smoke[/]. What would run, and why: [bold]temper plan[/].
@@ -194,13 +208,15 @@ def profile_use(name: str) -> None:
     Example: [bold]temper profile use smoke[/]
     """
     from flows import show
-    from flows.overlay import use
+    from flows.overlay import REPLACED, use
 
     root = checkout()
     with held(root):
         changed = use(root, name)
-    show.say(f"params.yaml now holds profile {name}" if changed else f"params.yaml held profile {name} already")
-    show.say("back: git checkout params.yaml")
+    if changed:
+        show.say(f"params.yaml now holds profile {name}; back: cp {REPLACED} params.yaml, or git checkout params.yaml")
+    else:
+        show.say(f"params.yaml held profile {name} already")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ State = Literal["ok", "note", "fault", "mended"]
 CONSTRAINTS = Path("infra/constraints.txt")
 CHECKPOINTS = Path(".temper/checkpoints")
 DAMAGED = Path(".temper/damaged")
-CACHE = Path(".dvc/cache/files/md5")
 FREE_GIB = 5.0
 RECENT = 50
 REPAIR = "temper doctor --repair"
@@ -263,15 +262,24 @@ def _move_aside(root: Path, place: Path) -> None:
 
 def _cache(root: Path, deep: bool) -> Iterator[Finding]:
     """Hash cache objects: DVC trusts their names, and would put a damaged one back as if it were the out."""
-    objects = sorted((root / CACHE).glob("??/*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        folder = Path(repo.cache.local.path)
+    stats = {path: path.stat() for path in folder.glob("??/*")}
+    objects = sorted(stats, key=lambda path: stats[path].st_mtime, reverse=True)
     looked = objects if deep else objects[:RECENT]
     bad = [path for path in looked if md5(path) != path.parent.name + path.name.removesuffix(".dir")]
     for path in bad:
-        found = f"{path.relative_to(root)} does not have the content of its name"
-        yield Finding("cache", "fault", found, f"{REPAIR}, then temper run", path.unlink)
+        yield Finding(
+            "cache", "fault", f"{path} does not have the content of its name", f"{REPAIR}, then temper run", path.unlink
+        )
+    size = f"{sum(stat.st_size for stat in stats.values()) / 2**30:.1f} GiB"
+    rest = "" if deep or len(looked) == len(objects) else "the newest, --deep looks at all; "
     if not bad:
-        rest = "" if deep else f", the newest of {len(objects)}; --deep looks at all" if len(objects) > RECENT else ""
-        yield Finding("cache", "ok", f"{len(looked)} objects sound{rest}")
+        yield Finding(
+            "cache", "ok", f"{len(looked)} of {len(objects)} objects sound; {rest}{size}, `dvc gc --workspace` drops old ones"
+        )
 
 
 def md5(path: Path) -> str:

@@ -115,6 +115,12 @@ class Pipeline:
     def _cached(self, outs: list[Any]) -> dict[str, Any] | None:
         return None if any(out.changed_cache() for out in outs) else {self.path(out): out for out in outs}
 
+    @property
+    def remote(self) -> str | None:
+        """Return the name of the DVC remote from which missing outs may be pulled, if one is set."""
+        name: str | None = self.repo.config["core"].get("remote")
+        return name
+
     def path(self, entry: Any) -> str:
         """Return where a dep or out of DVC lies, relative to the root."""
         return str(self.repo.fs.relpath(entry.fs_path, self.repo.root_dir)) if entry.protocol == "local" else str(entry.def_path)

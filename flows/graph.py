@@ -305,7 +305,7 @@ def _reasons(view: _View, name: str, waits: Iterable[str]) -> list[str]:
         elif not any(_overlap(pipeline.path(dep), out) for out in unknown):
             reasons.extend(_dep_change(pipeline.path(dep), pipeline.status(dep, view.foreseen)))
     for out in stage.outs:
-        reasons.extend(_out_change(pipeline.path(out), pipeline.status(out)))
+        reasons.extend(_out_change(pipeline.path(out), pipeline.status(out), pipeline.remote))
     return reasons
 
 
@@ -337,12 +337,13 @@ def _dep_change(path: str, status: str | None) -> list[str]:
     return [said.get(status, f"{what} {path}: {status}")] if status else []
 
 
-def _out_change(path: str, status: str | None) -> list[str]:
+def _out_change(path: str, status: str | None, remote: str | None) -> list[str]:
+    pull = f" (`dvc pull {path}` may bring it from {remote})" if remote else ""
     said = {
         "modified": f"out {path} is not what the stage left",
-        "deleted": f"out {path} is missing",
+        "deleted": f"out {path} is missing{pull}",
         "new": f"out {path} is new",
-        "not in cache": f"out {path} is not in DVC's cache",
+        "not in cache": f"out {path} is not in DVC's cache{pull}",
     }
     return [said.get(status, f"out {path}: {status}")] if status else []
 

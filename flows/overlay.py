@@ -27,6 +27,7 @@ PROFILES = Path("flows/profiles")
 BEFORE = Path(".temper/params.before.yaml")
 DURING = Path(".temper/params.during.yaml")
 EDITED = Path(".temper/params.edited.yaml")
+REPLACED = Path(".temper/params.replaced.yaml")
 RUN_LEASE = Path(".temper/work/run")
 
 
@@ -154,10 +155,16 @@ def applied(root: Path, params: Mapping[str, Any]) -> Iterator[None]:
 
 
 def use(root: Path, profile: str) -> bool:
-    """Write a profile into params.yaml for good; return whether that changed anything. Needs the run lease."""
+    """Write a profile into params.yaml for good; return whether that changed anything. Needs the run lease.
+
+    What stood there is kept in REPLACED: it may hold edits that git does not know.
+    """
     text = render(root, effective_params(root, profile))
-    if text == (root / PARAMS_FILE).read_text(encoding="utf-8"):
+    before = (root / PARAMS_FILE).read_text(encoding="utf-8")
+    if text == before:
         return False
+    (root / REPLACED).parent.mkdir(exist_ok=True)
+    _replace(root / REPLACED, before)
     _replace(root / PARAMS_FILE, text)
     return True
 

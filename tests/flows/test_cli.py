@@ -8,13 +8,14 @@ import sys
 import textwrap
 import time
 from contextlib import chdir
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 
 from flows import cli
-from flows.overlay import BEFORE, RUN_LEASE
+from flows.overlay import BEFORE, REPLACED, RUN_LEASE
 from flows.server import start_in_background
 from tasks.runtime.lease import Lease
 
@@ -64,6 +65,9 @@ class TestHelp:
         assert all(
             text in " ".join(said.split()) for text in ("1 a stage failed", "2 bad input", "3 another run", "130 interrupted")
         )
+
+    def test_the_version(self, temper):
+        assert temper("--version") == (0, f"temper {version('temper')}\n", "")
 
     def test_help_loads_nothing_heavy(self):
         script = "import sys; import flows.cli; print(sorted({'prefect', 'dvc', 'torch', 'pydantic', 'rich'} & set(sys.modules)))"
@@ -206,6 +210,8 @@ class TestProfiles:
         _, said, _ = temper("profile", "use", "more")
         assert "git checkout params.yaml" in said
         assert "lines: 3      # of a.txt" in (root / "params.yaml").read_text()
+        assert "lines: 1      # of a.txt" in (root / REPLACED).read_text()
+        assert "held profile more already" in temper("profile", "use", "more")[1]
 
 
 def test_the_report_is_pointed_to_with_its_numbers(root, temper):

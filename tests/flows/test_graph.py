@@ -154,6 +154,13 @@ def test_what_dvc_restores_is_told_from_what_runs(root):
     assert not planned(root, ("count.lines=2",))["count"].restored
 
 
+def test_a_remote_is_hinted_at_for_a_missing_out(root):
+    (root / "each-one.txt").unlink()
+    with (root / ".dvc/config").open("a") as config:
+        config.write("[core]\n    remote = store\n['remote \"store\"']\n    url = /nowhere\n")
+    assert planned(root)["each@one"].reasons == ("out each-one.txt is missing (`dvc pull each-one.txt` may bring it from store)",)
+
+
 def test_a_changed_module_is_called_code(build, tmp_path):
     pipeline = "stages:\n  one:\n    cmd: cat stage.py > out.txt\n    deps: [stage.py]\n    outs: [out.txt]\n"
     root = build(tmp_path / "code", pipeline, "items: []\n")
