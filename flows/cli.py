@@ -147,8 +147,8 @@ def methods() -> None:
     Example: [bold]temper methods[/]
     """
     from flows import show
-    from flows.graph import plan as make_plan
     from flows.methods import read_methods, state
+    from flows.plan import plan as make_plan
 
     prepared, listed = prepare(checkout(), None, None, None), read_methods()
     present = [stage for method in listed for stage in method.stages if stage in prepared.graph.stages]
@@ -230,7 +230,7 @@ class Prepared:
 
     def plan(self, force: tuple[str, ...] = (), *, for_run: bool = False) -> list[Step]:
         """Make the plan; for a run, the Prefect server starts as soon as something is known to be stale."""
-        from flows.graph import plan as make_plan
+        from flows.plan import plan as make_plan
 
         return make_plan(self.graph, self.root, self.params, self.targets, force, self._start_server if for_run else _nothing)
 

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,12 @@ def build() -> Callable[..., Path]:
         return place
 
     return _build
+
+
+@pytest.fixture(scope="session")
+def finished(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which everything has run once; copy it before changing anything."""
+    root = build(tmp_path_factory.mktemp("finished") / "checkout")
+    with chdir(root), Repo() as repo:
+        repo.reproduce()
+    return root

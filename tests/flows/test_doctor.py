@@ -16,14 +16,6 @@ from tasks.runtime.checkpoint import Checkpoints, damage
 from tasks.runtime.lease import Lease
 
 
-@pytest.fixture(scope="module")
-def finished(build, tmp_path_factory):
-    root = build(tmp_path_factory.mktemp("doctor") / "finished")
-    with chdir(root), Repo() as repo:
-        repo.reproduce()
-    return root
-
-
 @pytest.fixture
 def root(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "checkout")

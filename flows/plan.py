@@ -1,0 +1,146 @@
+"""What of the pipeline is stale, and why: pure functions over the graph, params, dvc.lock and the files there are.
+
+What DVC would do is asked of DVC itself (`flows.dvcrepo`), stage by stage and without its locks: a plan can be made while a
+run goes on, and for params that are nowhere on disk.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import history
+from flows.graph import Graph, Step, overlap
+
+if TYPE_CHECKING:
+    from flows.dvcrepo import Pipeline
+
+
+def plan(
+    graph: Graph,
+    root: Path,
+    params: Mapping[str, Any],
+    targets: Iterable[str],
+    force: Collection[str] = (),
+    on_stale: Callable[[], None] = lambda: None,
+) -> list[Step]:
+    """Return the targets and all they need, in order, each stale or not and why; writes nothing.
+
+    `on_stale` is called once, as soon as the first stale stage is known: hashing the rest can take a while.
+    """
+    from flows.dvcrepo import opened
+
+    steps: list[Step] = []
+    with opened(root, params) as pipeline:
+        view = _View(graph, pipeline)
+        for name in graph.order(targets):
+            step = _step(view, root, name, forced=name in force)
+            if step.stale and not any(other.stale for other in steps):
+                on_stale()
+            steps.append(step)
+    return steps
+
+
+def check(graph: Graph, root: Path, params: Mapping[str, Any], name: str) -> Step:
+    """Look at one stage alone, once all it needs has run: an upstream stage that was stale may have given the same outs."""
+    from flows.dvcrepo import opened
+
+    with opened(root, params) as pipeline:
+        return _step(_View(graph, pipeline), root, name, forced=False)
+
+
+@dataclass
+class _View:
+    """What a plan knows so far, going down the graph."""
+
+    graph: Graph
+    pipeline: Pipeline
+    pending: set[str] = field(default_factory=set)
+    """Stale stages whose outs nobody can foresee."""
+    foreseen: dict[str, Any] = field(default_factory=dict)
+    """Outs, by path, that DVC will put back from its cache, with their hashes."""
+
+    def waits(self, name: str) -> list[str]:
+        """Return the stages that `name` reads from and that must run before anything can be said."""
+        deps = self.graph.stages[name].deps
+        return [other for other in self.graph.upstream(name) if other in self.pending or not self._exact(deps, other)]
+
+    def _exact(self, deps: Iterable[str], other: str) -> bool:
+        """Tell whether what `deps` take of a stage is there, or foreseen as a whole."""
+        outs = [out.path for out in self.graph.stages[other].outs if out.path in self.foreseen]
+        return all(dep in outs for dep in deps if any(overlap(dep, out) for out in outs))
+
+
+def _step(view: _View, root: Path, name: str, *, forced: bool) -> Step:
+    stage, waits = view.graph.stages[name], view.waits(name)
+    reasons = _reasons(view, name, waits)
+    outs = view.pipeline.restorable(name, view.foreseen) if reasons and not (waits or forced) else None
+    reasons = [*(["forced"] if forced else []), *reasons, *(f"waits for {other}" for other in waits)]
+    if outs is not None:
+        view.foreseen.update(outs)
+    elif reasons:
+        view.pending.add(name)
+    done = history.last_completed(root, name)
+    return Step(stage, bool(reasons), tuple(reasons), done.seconds if done else None, forced, restored=outs is not None)
+
+
+def _reasons(view: _View, name: str, waits: Iterable[str]) -> list[str]:
+    """Say why a stage would run by itself. What the stages in `waits` are about to make again is not looked at."""
+    pipeline, stage = view.pipeline, view.pipeline.stages[name]
+    locked, graphed = pipeline.locked.get(name), view.graph.stages[name]
+    unknown = [out.path for other in waits for out in view.graph.stages[other].outs]
+    if locked is None:
+        return ["never run"]
+    reasons = ["always run"] if graphed.always_changed else []
+    if stage.cmd_changed:
+        reasons.append(_command_change(locked.get("cmd"), graphed.cmd))
+    for dep in [] if stage.frozen else stage.deps:
+        if pipeline.is_params(dep):
+            reasons.extend(_param_changes(dep))
+        elif not any(overlap(pipeline.path(dep), out) for out in unknown):
+            reasons.extend(_dep_change(pipeline.path(dep), pipeline.status(dep, view.foreseen)))
+    for out in stage.outs:
+        reasons.extend(_out_change(pipeline.path(out), pipeline.status(out), pipeline.remote))
+    return reasons
+
+
+def _command_change(old: Any, new: str) -> str:
+    """Name the words of the command that went and came."""
+    before, after = shlex.split(old if isinstance(old, str) else " && ".join(old or [])), shlex.split(new)
+    gone = " ".join(word for word in before if word not in after)
+    come = " ".join(word for word in after if word not in before)
+    return f"command: {gone or '(nothing)'} -> {come or '(nothing)'}" if gone or come else "command: order of its words"
+
+
+def _param_changes(dep: Any) -> list[str]:
+    """Name every param whose value differs from the one in dvc.lock, with both values."""
+    locked, now = dep.hash_info.value or {}, dep.read_params()
+    return [change for key in dep.params or {**locked, **now} for change in _differences(key, locked, now)]
+
+
+def _differences(key: str, locked: Mapping[str, Any], now: Mapping[str, Any], name: str = "") -> list[str]:
+    name = name or key
+    old, new = locked.get(key, "(none)"), now.get(key, "(none)")
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [change for inner in {**old, **new} for change in _differences(inner, old, new, f"{name}.{inner}")]
+    return [] if old == new else [f"param {name}: {old} -> {new}"]
+
+
+def _dep_change(path: str, status: str | None) -> list[str]:
+    what = "code" if path.endswith(".py") else "dep"
+    said = {"modified": f"{what} {path} changed", "deleted": f"{what} {path} is missing", "new": f"{what} {path} is new"}
+    return [said.get(status, f"{what} {path}: {status}")] if status else []
+
+
+def _out_change(path: str, status: str | None, remote: str | None) -> list[str]:
+    pull = f" (`dvc pull {path}` may bring it from {remote})" if remote else ""
+    said = {
+        "modified": f"out {path} is not what the stage left",
+        "deleted": f"out {path} is missing{pull}",
+        "new": f"out {path} is new",
+        "not in cache": f"out {path} is not in DVC's cache{pull}",
+    }
+    return [said.get(status, f"out {path}: {status}")] if status else []
