@@ -11,7 +11,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from transformers import (
 from tasks.runtime.checkpoint import Checkpoints
 from tasks.runtime.launch import Place
 from tasks.runtime.models import save_model
-from tasks.runtime.packing import IGNORED, PackedRow, collate, summed_loss
+from tasks.runtime.packing import PackedRow, collate, summed_loss
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish
 from tasks.runtime.stage import Preempted
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 TOKENS_A_PASS = 16_384
 """Most tokens of one forward pass of one process: enough to keep a device busy, little enough for its memory."""
+Tensors = dict[str, torch.Tensor]
+Row = TypeVar("Row")
+REACHED = ("step", "learning_rate", "tokens")
+"""Columns of a curve that tell where a run has got to; the others measure it."""
 POINTS = 200
 """Most rows of a published curve; in a longer run each row is the mean of several steps."""
 
@@ -111,7 +115,6 @@ def arguments(kind: type[Arguments], plan: Plan, **more: Any) -> Arguments:
         bf16=place.gpu,
         use_cpu=not place.gpu,
         activation_checkpointing=place.gpu,
-        gradient_checkpointing=None,
         dataloader_pin_memory=place.gpu,
         **more,
     )
@@ -120,12 +123,11 @@ def arguments(kind: type[Arguments], plan: Plan, **more: Any) -> Arguments:
 class PackedLoss(Trainer):
     """A Trainer whose loss is the mean over the learned tokens of the global batch, however it is split."""
 
-    loss_is_scaled_for_ga: bool | None = True
-
     def __init__(self, *args: Any, **more: Any) -> None:
         """Take what the Trainer takes, and have it count the learned tokens of every step over all processes."""
         super().__init__(*args, **more)
         self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
 
     def compute_loss(
         self,
@@ -201,8 +203,8 @@ def _meet() -> None:
         torch.distributed.barrier()
 
 
-def fit(trainer: Trainer, plan: Plan) -> list[dict[str, float]]:
-    """Train from the newest whole checkpoint or from the start; return the curve (`step`, `loss`, `learning_rate`, `tokens`).
+def fit(trainer: Trainer, plan: Plan, columns: Sequence[str] = ("loss", "learning_rate")) -> list[dict[str, float]]:
+    """Train from the newest whole checkpoint or from the start; return its curve: `step`, `columns`, `tokens`.
 
     Raises Preempted when SIGTERM arrived; a checkpoint of the last finished step is then sealed.
     """
@@ -215,34 +217,53 @@ def fit(trainer: Trainer, plan: Plan) -> list[dict[str, float]]:
         raise Preempted(f"step {attendant.preempted_at} is in a checkpoint, from which it goes on when run again")
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [
-        {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"], "tokens": seen}
+        {"step": entry["step"], **{name: entry[name] for name in columns}, "tokens": seen}
         for entry, seen in zip(steps, plan.seen, strict=True)
     ]
 
 
 def thinned(curve: Sequence[dict[str, float]], points: int = POINTS) -> list[dict[str, float]]:
-    """Return at most `points` rows of a curve: each the last of its steps, with the mean of their losses."""
+    """Return at most `points` rows of a curve, each standing for several steps: their last step, the means of their measures."""
     size = math.ceil(len(curve) / points)
     groups = [curve[start : start + size] for start in range(0, len(curve), size)]
-    return [{**group[-1], "loss": math.fsum(row["loss"] for row in group) / len(group)} for group in groups]
+    return [
+        {
+            name: last if name in REACHED else math.fsum(row[name] for row in group) / len(group)
+            for name, last in group[-1].items()
+        }
+        for group in groups
+    ]
+
+
+def total(
+    trainer: Trainer, plan: Plan, batches: Sequence[Tensors], measure: Callable[[Any, Tensors], torch.Tensor]
+) -> list[float]:
+    """Return the sum of `measure(model, batch)` over all batches, shared out among the processes.
+
+    A process without a batch of its own computes the first once more and counts it as nothing: under ZeRO-3 all must take part.
+    """
+    model: Any = trainer.model_wrapped
+    model.eval()
+    mine = batches[plan.place.rank :: plan.place.processes]
+    found = []
+    with torch.no_grad():
+        for number in range(math.ceil(len(batches) / plan.place.processes)):
+            batch = mine[number] if number < len(mine) else batches[0]
+            sums = measure(model, {name: values.to(trainer.args.device) for name, values in batch.items()}).double()
+            found.append(sums if number < len(mine) else torch.zeros_like(sums))
+    return list(trainer.accelerator.reduce(torch.stack(found).sum(0), reduction="sum").tolist())
 
 
 def mean_loss(trainer: Trainer, plan: Plan, rows: Sequence[PackedRow], pad_id: int) -> float:
-    """Return the mean loss of the learned tokens of `rows`, in nats, each process computing its share of the batches."""
-    size = max(1, TOKENS_A_PASS // plan.params.max_length)
-    batches = [collate(rows[start : start + size], pad_id) for start in range(0, len(rows), size)]
-    world, rank = plan.place.processes, plan.place.rank
-    idle = {**batches[0], "labels": torch.full_like(batches[0]["labels"], IGNORED)}
-    mine = [*batches[rank::world], idle][: math.ceil(len(batches) / world)]
-    sums = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
-    model: Any = trainer.model_wrapped
-    model.eval()
-    with torch.no_grad():
-        for batch in mine:
-            there = {name: values.to(trainer.args.device) for name, values in batch.items()}
-            sums += torch.stack(summed_loss(model, there)).double()
-    loss, count = trainer.accelerator.reduce(sums, reduction="sum").tolist()
+    """Return the mean loss of the learned tokens of packed rows, in nats."""
+    batches = [collate(chunk, pad_id) for chunk in chunks(rows, TOKENS_A_PASS // plan.params.max_length)]
+    loss, count = total(trainer, plan, batches, lambda model, batch: torch.stack(summed_loss(model, batch)))
     return loss / count
+
+
+def chunks(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
+    """Return `rows` in pieces of `size`, at least 1; the last one may be shorter."""
+    return [rows[start : start + max(1, size)] for start in range(0, len(rows), max(1, size))]
 
 
 def publish_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, plan: Plan, out: Path, summary: str) -> None:
