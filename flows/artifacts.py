@@ -26,7 +26,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from flows.graph import RunResult, Stage
+from flows.graph import Out, RunResult, Stage
 from flows.history import FOLDER
 
 LINES = 8
@@ -67,12 +67,17 @@ class Shown:
             self._kept().write_text(json.dumps(after), encoding="utf-8")
         for out in self.stage.outs:
             if out.kind == "plot":
-                with harmless(out.path):
-                    picture = f"![{out.path}]({data_uri(draw(self.root / out.path, out.plot))})"
-                    name = f"plot-{Path(out.path).stem}" if Path(out.path).stem != self.stage.name else "plot"
-                    create_markdown_artifact(picture, key=key(self.stage.name, name), description=f"`{out.path}`")
+                self._plot(out)
         with harmless("outs"):
             create_markdown_artifact(outs_table(self.root, self.stage), key=key(self.stage.name, "outs"))
+
+    def _plot(self, out: Out) -> None:
+        """Show a plot as Markdown with the picture in it: under an image artifact Prefect prints its whole address, the picture."""
+        stem = Path(out.path).stem
+        name = "plot" if stem == self.stage.name else f"plot-{stem}"
+        with harmless(out.path):
+            picture = f"![{out.path}]({data_uri(draw(self.root / out.path, out.plot))})"
+            create_markdown_artifact(picture, key=key(self.stage.name, name), description=f"`{out.path}`")
 
     def _kept(self) -> Path:
         """Return where the scores are kept for a run whose predecessor was killed after DVC had removed its outs."""
@@ -115,6 +120,7 @@ def draw(path: Path, plot: Mapping[str, Any]) -> bytes:
     `x` and `y` are those of dvc.yaml, else the first two columns of numbers. Raises ValueError when there are no such columns.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -129,7 +135,7 @@ def draw(path: Path, plot: Mapping[str, Any]) -> bytes:
     axes.set_title(path.stem if len(lines) <= LINES else f"{path.stem} (first {LINES} of {len(lines)} lines)", fontsize=11)
     axes.grid(alpha=0.25)
     if all(row[x].isdigit() for row in rows):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
         axes.legend(fontsize=8, frameon=False)

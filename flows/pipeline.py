@@ -35,7 +35,7 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import allow_failure
 
 from flows import history
-from flows.artifacts import Shown, publish_summary, scores_of
+from flows.artifacts import Shown, harmless, publish_summary, scores_of
 from flows.graph import Graph, RunResult, StageResult, Step
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
@@ -71,7 +71,7 @@ def run(
     server.wait()
     took = f" (up after {server.seconds:.1f} s)" if server.process else ""
     print(f"Prefect: {server.ui_url}{took}", file=sys.stderr, flush=True)
-    stages = Stages(root, graph, steps, params, jobs)
+    stages = Stages(root, graph, steps, params, profile, jobs)
     with temporary_settings(server.settings()), _plain_log():
         try:
             _flow_of(stages, profile)(profile, [step.stage.name for step in steps], dict(params), return_state=True)
@@ -106,7 +106,7 @@ def temper(profile: str | None = None, sets: list[str] | None = None, stages: li
     with Lease(root / RUN_LEASE, "this checkout"):
         prepared = prepare(root, stages, profile, sets)
         with applied(root, prepared.params):
-            return Stages(root, prepared.graph, prepared.plan(), prepared.params).run()
+            return Stages(root, prepared.graph, prepared.plan(), prepared.params, profile).run()
 
 
 class Slots:
@@ -138,11 +138,18 @@ class Stages:
     """The stages of one run: how each becomes a task, and how it ended."""
 
     def __init__(
-        self, root: Path, graph: Graph, steps: Sequence[Step], params: Mapping[str, Any], jobs: int | None = None
+        self,
+        root: Path,
+        graph: Graph,
+        steps: Sequence[Step],
+        params: Mapping[str, Any],
+        profile: str | None = None,
+        jobs: int | None = None,
     ) -> None:
         """Take a plan; nothing is started yet."""
         cores = len(os.sched_getaffinity(0))
         self.root, self.graph, self.steps, self.params = root, graph, steps, params
+        self.profile = profile or "default"
         self.slots = Slots(cores, jobs or LIGHT_PER_CORE * cores)
         self.children = Children()
         self.outcomes: dict[str, Outcome] = {}
@@ -155,8 +162,9 @@ class Stages:
         Every task of a stopped or failed run ends in a state of type Failed, under its own name: Prefect lets what comes after
         it look at nothing else, and would leave it pending for ever.
         """
-        logger = get_run_logger()
-        futures: dict[str, PrefectWrappedFuture[Any, Any]] = {}
+        logger, futures = get_run_logger(), dict[str, PrefectWrappedFuture[Any, Any]]()
+        with harmless("the run's tag"):
+            get_client(sync_client=True).update_flow_run(cast(Any, flow_run.id), tags=[self.profile])
         try:
             for step in self.steps:
                 needs = [allow_failure(futures[name]) for name in self.graph.needs[step.stage.name] if name in futures]
