@@ -72,7 +72,7 @@ class Shown:
             create_markdown_artifact(outs_table(self.root, self.stage), key=key(self.stage.name, "outs"))
 
     def _plot(self, out: Out) -> None:
-        """Show a plot as Markdown with the picture in it: under an image artifact Prefect prints its whole address, the picture."""
+        """Show a plot as Markdown with the picture in it: below an image artifact Prefect prints its whole address."""
         stem = Path(out.path).stem
         name = "plot" if stem == self.stage.name else f"plot-{stem}"
         with harmless(out.path):
