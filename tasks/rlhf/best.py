@@ -1,4 +1,4 @@
-"""Which of a prompt's samples RAFT learns from, what they are worth, and how varied they are."""
+"""Which of a prompt's samples RAFT learns from, and what they are worth."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+
+from tasks.runtime.diversity import distinct
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,6 @@ def best_of(samples: Sequence[str], rewards: Sequence[float], rng: random.Random
         return None
     highest = max(rewards[index] for index in told)
     return rng.choice([index for index in told if rewards[index] == highest])
-
-
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Return distinct-n: different word n-grams over all word n-grams of `texts` (Li et al. 2016); 0 where there are none."""
-    grams = [gram for text in texts for gram in _grams(text.split(), n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _grams(words: list[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
 
 
 def keep(

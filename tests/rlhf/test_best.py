@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.rlhf.best import Kept, best_of, distinct, keep, measure
+from tasks.rlhf.best import Kept, best_of, keep, measure
 
 SAMPLES = st.lists(st.tuples(st.sampled_from(["", "  ", "a", "b c"]), st.integers(-3, 3)), min_size=1, max_size=8)
 
@@ -46,11 +46,3 @@ def test_samples_compete_within_their_prompt():
         "distinct": 0.0,
         "kept": 2,
     }
-
-
-@pytest.mark.parametrize(
-    ("texts", "n", "expected"),
-    [(["a b", "a b"], 1, 0.5), (["a b", "a b"], 2, 0.5), (["a b c"], 2, 1.0), (["a a a"], 2, 0.5), (["a", ""], 2, 0.0)],
-)
-def test_distinct_n(texts, n, expected):
-    assert distinct(texts, n) == expected
