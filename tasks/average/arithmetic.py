@@ -1,7 +1,7 @@
-"""The arithmetic of averaging on raw tensors: in the next wider floating type, rounded once, a block at a time in cache.
+"""The arithmetic of averaging on raw tensors: in float64, rounded once to the stored type, a block at a time in cache.
 
-16-bit tensors are averaged in float32. Float32 tensors are averaged in float64: in their own type there would be three
-roundings, and where two weights nearly cancel the error would be many units of the result.
+Float32 would nearly do for 16-bit tensors, but not where two weights cancel, and not for float32 itself; float64 gives every type
+its nearest value and adds a quarter to the CPU time of the whole stage (measured on 1 GB of bfloat16: 3.9 and 4.9 s).
 NumPy has no bfloat16; its values are the upper halves of float32, so widening is a shift and rounding is integer arithmetic.
 """
 
@@ -19,7 +19,6 @@ BLOCK = 1 << 15
 STORED: dict[str, np.dtype[Any]] = {
     name: np.dtype(code) for name, code in {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}.items()
 }
-WIDER = {"BF16": np.float32, "F16": np.float32, "F32": np.float64, "F64": np.float64}
 
 
 @dataclass
@@ -44,14 +43,14 @@ def blend(
     """
     pre_all, post_all = np.frombuffer(pre, STORED[dtype]), np.frombuffer(post, STORED[dtype])
     assert pre_all.shape == post_all.shape
-    buffers = np.empty((4, min(BLOCK, len(pre_all))), WIDER[dtype])
+    buffers = np.empty((4, min(BLOCK, len(pre_all))), np.float64)
     squares = Squares()
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for first in range(0, len(pre_all), BLOCK):
             sides = pre_all[first : first + BLOCK], post_all[first : first + BLOCK]
             wide_pre, wide_post, total, term = buffers[:, : len(sides[0])]
-            _widen(sides[0], wide_pre)
-            _widen(sides[1], wide_post)
+            _widen(sides[0], wide_pre, term)
+            _widen(sides[1], wide_post, term)
             squares += _squares(wide_pre, wide_post, term)
             for k, ratio in enumerate(ratios):
                 if ratio in (0, 1):
@@ -64,25 +63,28 @@ def blend(
     return squares
 
 
-def _widen(stored: NDArray, wide: NDArray) -> None:
-    """Write the values of a block into its wider type."""
+def _widen(stored: NDArray, wide: NDArray, spare: NDArray) -> None:
+    """Write the values of a block as float64; `spare` is overwritten."""
     if stored.dtype == STORED["BF16"]:
-        bits = wide.view(np.uint32)
+        bits = spare.view(np.uint32)[: len(stored)]
         np.copyto(bits, stored)
         np.left_shift(bits, 16, out=bits)
+        np.copyto(wide, bits.view(np.float32))
     else:
         np.copyto(wide, stored)
 
 
 def _narrow(wide: NDArray, spare: NDArray, stored: np.dtype[Any]) -> NDArray:
-    """Round a block to the type it is stored in; `wide` and `spare` are overwritten.
+    """Round a block of float64 to the type it is stored in; `spare` is overwritten.
 
-    For bfloat16, adding half a unit of the upper half, less one where that is even, carries into it exactly when rounding
-    to nearest even goes up. A NaN cannot overflow: it came from a bfloat16, so its lower half is zero.
+    For bfloat16, adding half a unit of the upper half of a float32, less one where that half is even, carries into it exactly
+    when rounding to nearest even goes up. Passing through float32 can turn a value within 2**-16 units of a tie into the tie.
+    A NaN cannot overflow: it came from a bfloat16, so its lower half is zero.
     """
     if stored != STORED["BF16"]:
         return wide.astype(stored)
-    bits, carry = wide.view(np.uint32), spare.view(np.uint32)
+    bits, carry = spare.view(np.uint32).reshape(2, -1)
+    np.copyto(bits.view(np.float32), wide, casting="unsafe")
     np.right_shift(bits, 16, out=carry)
     np.bitwise_and(carry, 1, out=carry)
     np.add(carry, 0x7FFF, out=carry)

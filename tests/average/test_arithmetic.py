@@ -14,8 +14,8 @@ DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 BITS = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
 PRECISION = {"BF16": (8, -126), "F16": (11, -14), "F32": (24, -126)}
 """Significant bits, and the exponent of the smallest normal number."""
-WIDE_ERROR = {"BF16": 2.0**-22, "F16": 2.0**-22, "F32": 2.0**-51}
-"""Four roundings of the wider type: of w, of both products and of the sum."""
+SLACK = {"BF16": 1 + 2.0**-15, "F16": 1.0, "F32": 1.0}
+"""What a stored value may be off beyond half a unit, as a factor: bfloat16 is rounded by way of float32."""
 ratios = st.one_of(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]), st.floats(0, 1))
 
 
@@ -58,8 +58,7 @@ def test_within_one_rounding_of_float64(dtype, data, w_pre):
     finite = np.isfinite(a) & np.isfinite(b)
     a, b, out = a[finite], b[finite], out[finite]
     reference = w_pre * a + (1 - w_pre) * b
-    allowed = half_unit(reference, dtype) + WIDE_ERROR[dtype] * (np.abs(w_pre * a) + np.abs((1 - w_pre) * b))
-    assert (np.abs(out - reference) <= allowed).all()
+    assert (np.abs(out - reference) <= SLACK[dtype] * half_unit(reference, dtype)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -71,17 +70,15 @@ def test_a_million_ordinary_weights_within_one_rounding(dtype, w_pre):
     a, b = (x.to(torch.float64).numpy() for x in stored)
     reference = w_pre * a + (1 - w_pre) * b
     error = np.abs(values(average(pre, post, dtype, w_pre), dtype) - reference)
-    allowed = half_unit(reference, dtype) + WIDE_ERROR[dtype] * (np.abs(w_pre * a) + np.abs((1 - w_pre) * b))
-    assert (error <= allowed).all()
+    assert (error <= SLACK[dtype] * half_unit(reference, dtype)).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
 @given(data=st.data(), w_pre=st.floats(0.001, 0.999))
-def test_rounds_the_wider_result_once_to_nearest_even(dtype, data, w_pre):
-    """Torch converts from the wider type with code of its own."""
+def test_rounds_the_float64_result_to_nearest_even(dtype, data, w_pre):
+    """Torch converts with code of its own; it too rounds to bfloat16 by way of float32."""
     pre, post = data.draw(pairs(dtype))
-    wider = torch.float64 if dtype == "F32" else torch.float32
-    a, b = (torch.from_numpy(values(side, dtype)).to(wider) for side in (pre, post))
+    a, b = (torch.from_numpy(values(side, dtype)) for side in (pre, post))
     expected = (a * w_pre + b * (1.0 - w_pre)).to(DTYPES[dtype]).to(torch.float64).numpy()
     np.testing.assert_array_equal(values(average(pre, post, dtype, w_pre), dtype), expected)
 
