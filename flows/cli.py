@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from flows.graph import Graph, RunResult, Step
+    from flows.graph import Graph, Step
 
 FAILED, REFUSED, BUSY = 1, 2, 3
 CODES = "Exit codes: 0 done, 1 a stage failed, 2 bad input or params, 3 another run holds this checkout, 130 interrupted."
@@ -103,8 +103,10 @@ def run(
             show.say(show.total(planned))
             return _point_to_report(root)
         show.steps(planned)
-        with applied(root, prepared.params):
-            result = _run_pipeline(prepared, planned, profile, jobs)
+        with applied(root, prepared.params), server_failures():
+            from flows.pipeline import run as run_pipeline
+
+            result = run_pipeline(root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs)
     show.summary(result)
     if result.failed:
         show.warn(f"failed: {', '.join(result.failed)}; what was done is kept, `temper run` goes on from there")
@@ -120,7 +122,9 @@ def serve() -> None:
     """
     from flows.server import serve as serve_here
 
-    serve_here(checkout())
+    root = checkout()
+    with interruptible(), server_failures():
+        serve_here(root)
 
 
 @app.command(epilog=CODES)
@@ -259,13 +263,14 @@ def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: lis
     return Prepared(root, params, graph, targets)
 
 
-def _run_pipeline(prepared: Prepared, planned: list[Step], profile: str | None, jobs: int | None) -> RunResult:
+@contextmanager
+def server_failures() -> Iterator[None]:
+    """Exit with 1 and a plain message when the Prefect server is what fails."""
     from flows import show
-    from flows.pipeline import run as run_pipeline
     from flows.server import ServerError
 
     try:
-        return run_pipeline(prepared.root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs)
+        yield
     except ServerError as error:
         show.warn(str(error))
         raise typer.Exit(FAILED) from None

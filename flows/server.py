@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from flows import child
 HOME = Path(".temper/prefect")
 PATIENCE = 180.0
 """Seconds a server may take to answer before we say that it did not come up."""
+PATIENCE_WITH_OTHERS = 15.0
+"""The same for a server that PREFECT_API_URL names: it should be up already."""
 LOOPBACK = "127.0.0.1"
 POOL = "temper"
 DEPLOYMENTS = Path("infra/prefect.yaml")
@@ -56,14 +59,16 @@ class Server:
     started: float = 0.0
     seconds: float = 0.0
     """How long it took to answer, once it has."""
+    patience: float = PATIENCE
 
     @property
     def ui_url(self) -> str:
         """Return the address of the page for people."""
         return self.api_url.removesuffix("/api")
 
-    def wait(self, patience: float = PATIENCE) -> None:
+    def wait(self, patience: float | None = None) -> None:
         """Return when the server answers. Raises ServerError when it does not within `patience` seconds, or has ended."""
+        patience = self.patience if patience is None else patience
         deadline = time.monotonic() + patience
         while not self.answers():
             if self.process is not None and self.process.poll() is not None:
@@ -74,10 +79,12 @@ class Server:
         self.seconds = self.seconds or time.monotonic() - self.started
 
     def answers(self, timeout: float = 5.0) -> bool:
-        """Say whether the API answers now."""
+        """Say whether the API answers now; one that wants to know who asks does."""
         try:
             with urllib.request.urlopen(f"{self.api_url}/health", timeout=timeout) as reply:
                 return bool(reply.status == 200)
+        except urllib.error.HTTPError as refusal:
+            return refusal.code < 500
         except OSError:
             return False
 
@@ -118,7 +125,7 @@ def start_in_background(root: Path = Path(), *, port: int = 0, for_workers: bool
     if running is not None and running.process is not None and running.process.poll() is None:
         return running
     if url := os.environ.get("PREFECT_API_URL"):
-        return Server(url.rstrip("/"), started=time.monotonic())
+        return Server(url.rstrip("/"), started=time.monotonic(), patience=PATIENCE_WITH_OTHERS)
     home = root / HOME
     home.mkdir(parents=True, exist_ok=True)
     with (home / "address").open("a+", encoding="utf-8") as address:

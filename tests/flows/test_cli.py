@@ -267,6 +267,14 @@ class TestRealRuns:
         assert [line.split()[:2] for line in said.splitlines() if line.startswith("gather ")][-1] == ["gather", "blocked"]
         assert "lines: 1 " in (root / "params.yaml").read_text()
 
+    def test_a_server_that_does_not_answer_is_1_within_half_a_minute(self, root):
+        self.api_url = "http://127.0.0.1:9/api"
+        done = self.start(root, "run", "words")
+        _, error = done.communicate(timeout=40)
+        assert done.returncode == 1
+        assert "no Prefect server answers at http://127.0.0.1:9/api" in error
+        assert "Traceback" not in error
+
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
     def test_params_come_back_however_a_run_is_stopped(self, root, temper, number, code):
         original = (root / "params.yaml").read_text()
