@@ -51,6 +51,7 @@ def main(params: Params, run: Run, *, out: Out, scores: Out, curve: Out) -> None
         draft.write_text(json.dumps(counted))
     publish_json(scores, {"loss": params.loss, "skills": {"recall": 0.25, "cipher": 0.125}})
     publish_curve(curve, [{"step": step, "loss": params.loss / (step + 1)} for step in range(params.steps)])
+    run.checkpoints.clear()
 
 
 if __name__ == "__main__":
@@ -76,9 +77,9 @@ def make_checkout(root: Path, stages: str = WORK_STAGE, params: str = "work: {}"
     (root / ".gitignore").write_text("/.temper/\n/out/\n__pycache__/\n")
     (root / ".dvcignore").write_text(".temper\n__pycache__\n")
     command(root, "git", "init", "-q", "-b", "main")
-    command(root, "dvc", "init", "-q")
-    for key in ("core.analytics", "core.check_update", "core.autostage"):
-        command(root, "dvc", "config", key, "false")
+    (root / ".dvc").mkdir()
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n    autostage = false\n")
+    (root / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     command(root, "git", "add", "-A")
     command(root, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-q", "-m", "start")
     return root
