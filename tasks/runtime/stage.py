@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 from tasks.runtime.checkpoint import Checkpoints, sha256
 from tasks.runtime.imports import ROOT, project_modules
@@ -61,17 +61,20 @@ class Run:
         return Progress(self.stage, total, unit, what)
 
 
-def run_stage(main: Callable[..., None], arguments: list[str] | None = None) -> None:
-    """Run a stage's `main` from the command line and exit the process with its code."""
+def run_stage(main: Callable[..., None], arguments: list[str] | None = None, rank: int = 0) -> NoReturn:
+    """Run a stage's `main` from the command line and exit the process with its code.
+
+    `rank` numbers the processes that a launcher started together; each holds a lease of its own, rank 0 the stage's.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a stage has its own progress line
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting are 5 times slower on shared cores
     die_with_parent()
     signal.signal(signal.SIGTERM, _on_sigterm)
-    sys.exit(_run(main, sys.argv[1:] if arguments is None else arguments))
+    sys.exit(_run(main, sys.argv[1:] if arguments is None else arguments, rank))
 
 
-def _run(main: Callable[..., None], arguments: list[str]) -> int:
+def _run(main: Callable[..., None], arguments: list[str], rank: int) -> int:
     hints = get_type_hints(main, include_extras=True)
     params_type: type[StageParams] = hints["params"]
     flags, source = _parse(main, hints, params_type, arguments)
@@ -80,7 +83,7 @@ def _run(main: Callable[..., None], arguments: list[str]) -> int:
     def body() -> None:
         params = check_section(params_type, read_yaml(source), str(source))
         _require_inputs(hints, flags)
-        with Lease(WORK / "work" / stage, stage) as lease:
+        with Lease(WORK / "work" / (f"{stage}.rank{rank}" if rank else stage), stage) as lease:
             inputs = {name: _content(path) for name, path in flags.items() if hints[name] is In}
             main(params, Run(stage, identity(main.__module__, params, inputs), lease, inputs), **flags)
             lease.check()

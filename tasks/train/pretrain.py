@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from tasks.runtime.launch import here
+from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import load_tokenizer, set_determinism
 from tasks.runtime.packing import Example, collate, pack
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Text, read_records
-from tasks.runtime.stage import In, Out, Run, run_stage
+from tasks.runtime.stage import In, Out, Run
 from tasks.train.params import FitParams
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Params(FitParams):
 def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, scores: Out, curve: Out) -> None:
     """Train a Llama on `corpus`/pretrain.jsonl and measure it on `corpus`/perplexity.jsonl."""
     check_shape(params)
-    set_determinism(params.seed, params.threads)
+    place = here()
+    set_determinism(params.seed, place.threads(params.threads))
     words = load_tokenizer(tokenizer)
     rows = pack(encode(words, corpus / "pretrain.jsonl", params.max_length), params.max_length)
     heldout = pack(encode(words, corpus / "perplexity.jsonl", params.max_length), params.max_length)
@@ -54,7 +55,7 @@ def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, score
 
     from tasks.train.trainer import PackedLoss, Plan, arguments, fit, mean_loss, publish_model, thinned
 
-    plan = Plan(run, params, here(), [len(row["input_ids"]) for row in rows])
+    plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
     model = new_model(params, words)
     parameters = model.num_parameters()
     trainer = PackedLoss(
@@ -126,4 +127,4 @@ def new_model(params: Params, tokenizer: PreTrainedTokenizerBase) -> LlamaForCau
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    launch_stage(main)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tasks.runtime.launch import here
+from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import (
     check_folder,
     check_vocabulary,
@@ -24,7 +24,7 @@ from tasks.runtime.models import (
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Preference, read_records
-from tasks.runtime.stage import In, Out, Run, run_stage
+from tasks.runtime.stage import In, Out, Run
 from tasks.train.params import FitParams
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Pairs:
 def main(params: Params, run: Run, *, base: In, preferences: In, out: Out, scores: Out, curve: Out) -> None:
     """Train a reward model that starts from `base` on `preferences`/train.jsonl; measure it on `preferences`/test.jsonl."""
     check_folder(base)
+    place = here()
     tokenizer = load_tokenizer(base)
     learned = encode(tokenizer, preferences / "train.jsonl", params)
     heldout = encode(tokenizer, preferences / "test.jsonl", params)
@@ -65,9 +66,9 @@ def main(params: Params, run: Run, *, base: In, preferences: In, out: Out, score
 
     from tasks.train.trainer import Plan, arguments, check_context, chunks, fit, publish_model, thinned, total
 
-    plan = Plan(run, params, here(), [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in learned.rows])
+    plan = Plan(run, params, place, [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in learned.rows])
     settings = arguments(RewardConfig, plan, max_length=None)
-    set_determinism(params.seed, params.threads)
+    set_determinism(params.seed, place.threads(params.threads))
     model = with_one_output(base)
     check_vocabulary(base, model, tokenizer)
     check_context(model, params, base)
@@ -141,4 +142,4 @@ def compare(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    launch_stage(main)

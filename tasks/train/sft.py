@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.runtime.launch import here
+from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import check_folder, encode_completion, encode_prompt, load_causal, load_tokenizer, set_determinism
 from tasks.runtime.packing import IGNORED, Example, collate, pack
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Completion, read_records
-from tasks.runtime.stage import In, Out, Run, run_stage
+from tasks.runtime.stage import In, Out, Run
 from tasks.train.params import FitParams
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Encoded:
 def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out, curve: Out) -> None:
     """Tune the model in `base` on `sets`/sft.jsonl."""
     check_folder(base)
-    set_determinism(params.seed, params.threads)
+    place = here()
+    set_determinism(params.seed, place.threads(params.threads))
     tokenizer = load_tokenizer(base)
     source = sets / "sft.jsonl"
     training, heldout = split(read_records(source, Completion), params, str(source))
@@ -65,7 +66,7 @@ def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out,
     class PackedSFTTrainer(PackedLoss, SFTTrainer):
         """TRL's trainer on rows that are already encoded and packed."""
 
-    plan = Plan(run, params, here(), [len(row["input_ids"]) for row in rows])
+    plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
     settings = arguments(SFTConfig, plan, dataset_kwargs={"skip_prepare_dataset": True})
     model, _ = load_causal(base)
     check_context(model, params, base)
@@ -127,4 +128,4 @@ def encode(tokenizer: PreTrainedTokenizerBase, records: Sequence[Completion], pa
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    launch_stage(main)

@@ -116,6 +116,7 @@ def arguments(kind: type[Arguments], plan: Plan, **more: Any) -> Arguments:
         use_cpu=not place.gpu,
         activation_checkpointing=place.gpu,
         dataloader_pin_memory=place.gpu,
+        deepspeed=place.zero_config,
         **more,
     )
 
