@@ -6,7 +6,6 @@ run goes on, and for params that are nowhere on disk.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +108,7 @@ def _reasons(view: _View, name: str, waits: Iterable[str]) -> list[str]:
 
 def _command_change(old: Any, new: str) -> str:
     """Name the words of the command that went and came."""
-    before, after = shlex.split(old if isinstance(old, str) else " && ".join(old or [])), shlex.split(new)
+    before, after = (old if isinstance(old, str) else " && ".join(old or [])).split(), new.split()
     gone = " ".join(word for word in before if word not in after)
     come = " ".join(word for word in after if word not in before)
     return f"command: {gone or '(nothing)'} -> {come or '(nothing)'}" if gone or come else "command: order of its words"
