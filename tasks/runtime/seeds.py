@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 
 from tasks.runtime.params import UserError
+from tasks.runtime.progress import Progress
 from tasks.runtime.stage import PREEMPTED, REFUSED, Preempted, die_with_parent, exit_code
 
 
@@ -30,11 +31,11 @@ def for_each_seed(work: Callable[[int], None], seeds: Sequence[int], threads: in
     side_by_side({f"seed {seed}": partial(work, seed) for seed in seeds}, threads)
 
 
-def side_by_side(parts: Mapping[str, Callable[[], None]], threads: int) -> None:
+def side_by_side(parts: Mapping[str, Callable[[], None]], threads: int, progress: Progress | None = None) -> None:
     """Call every part by name, each in a process of its own with `threads` threads; results are what a part leaves on disk.
 
-    When one part fails the others still finish, so that nothing done is lost. Then raises UserError, Preempted or
-    RuntimeError for the worst of them; its own message is on stderr.
+    `progress` counts the parts. When one fails the others still finish, so that nothing done is lost. Then raises
+    UserError, Preempted or RuntimeError for the worst of them; its own message is on stderr.
     """
     context = multiprocessing.get_context("fork")
     waiting = [(name, context.Process(target=_child, args=(part, name))) for name, part in parts.items()]
@@ -50,6 +51,8 @@ def side_by_side(parts: Mapping[str, Callable[[], None]], threads: int) -> None:
             wait([process.sentinel for process in running.values()])
             for name in [name for name, process in running.items() if not process.is_alive()]:
                 codes[name] = _code(running.pop(name))
+                if progress:
+                    progress.advance(note=name)
     finally:
         _stop(running)
     _raise_worst(codes)
