@@ -32,7 +32,8 @@ def test_deps_list_every_module_that_can_change_the_numbers(module, body, cmd, i
     reached = {str(path.relative_to(ROOT)) for path in project_modules(module)}
     assert reached <= listed, f"add to deps of {module}: {sorted(reached - listed)}"
     code = {dep for dep in listed if dep.endswith(".py")}
-    assert code <= reached, f"deps of {module} that it never imports: {sorted(code - reached)}"
+    if not item:  # the stages of a foreach share one list
+        assert code <= reached, f"deps of {module} that it never imports: {sorted(code - reached)}"
 
 
 @pytest.mark.parametrize(("module", "body", "cmd", "item"), CASES)
