@@ -163,9 +163,8 @@ def summary_rows(result: RunResult) -> list[dict[str, str]]:
     rows = []
     for row in result.rows:
         told = ", ".join(f"{name} {number(value)}" for name, value in list(row.scores.items())[:3])
-        rows.append(
-            {"stage": row.stage, "state": row.state, "seconds": number(row.seconds or None), "scores": told or row.detail}
-        )
+        seconds = f"{row.seconds:.1f}" if row.seconds else ""
+        rows.append({"stage": row.stage, "state": row.state, "seconds": seconds, "scores": told or row.detail})
     return rows
 
 
