@@ -24,12 +24,12 @@ from tasks.rlhf.answers import encode, learn, logprob
 from tasks.rlhf.best import Kept, keep, measure
 from tasks.runtime.checkpoint import Checkpoints
 from tasks.runtime.generate import generate
-from tasks.runtime.models import load_causal, load_reward, on_device, preload, save_model, set_determinism
+from tasks.runtime.models import derive, load_causal, load_reward, on_device, preload, save_model, set_determinism
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish, publish_curve, publish_json
 from tasks.runtime.records import Prompt, read_records, write_records
 from tasks.runtime.score import score
-from tasks.runtime.seeds import derive, for_each_seed
+from tasks.runtime.seeds import for_each_seed
 from tasks.runtime.stage import In, Out, Run, run_stage
 
 if TYPE_CHECKING:

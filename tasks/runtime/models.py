@@ -170,6 +170,13 @@ def on_device(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def derive(seed: int, *place: int) -> int:
+    """Return a 32-bit seed for one place in a run (an iteration, an epoch), unrelated to those of all other places."""
+    import numpy
+
+    return int(numpy.random.SeedSequence([seed, *place]).generate_state(1)[0])
+
+
 def set_determinism(seed: int, threads: int) -> None:
     """Seed Python, NumPy and torch, fix the number of threads and ask for deterministic kernels: same inputs, same bits."""
     import numpy

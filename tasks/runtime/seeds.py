@@ -19,13 +19,6 @@ from tasks.runtime.progress import Progress
 from tasks.runtime.stage import PREEMPTED, REFUSED, Preempted, die_with_parent, exit_code
 
 
-def derive(seed: int, *place: int) -> int:
-    """Return a 32-bit seed for one place in a run (an iteration, an epoch), unrelated to those of all other places."""
-    import numpy
-
-    return int(numpy.random.SeedSequence([seed, *place]).generate_state(1)[0])
-
-
 def for_each_seed(work: Callable[[int], None], seeds: Sequence[int], threads: int) -> None:
     """Call `work(seed)` for every seed, each in a process of its own, as `side_by_side` does."""
     side_by_side({f"seed {seed}": partial(work, seed) for seed in seeds}, threads)

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tasks.runtime.models import check_folder, encode_completion, encode_prompt, load_causal, load_tokenizer, save_model
+from tasks.runtime.models import check_folder, derive, encode_completion, encode_prompt, load_causal, load_tokenizer, save_model
 from tasks.runtime.params import UserError
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "where", "is", "tarn", "?", "north"]
@@ -99,3 +99,9 @@ def test_prompt_and_completion_join_as_the_whole_text_would(real_data):
     tokenizer = load_tokenizer(real_data / "models/stories260k")
     joined = encode_prompt(tokenizer, "Once upon a time") + encode_completion(tokenizer, "there was a cat")
     assert joined[:-1] == tokenizer("Once upon a time there was a cat")["input_ids"]
+
+
+def test_seeds_of_different_places_differ():
+    seeds = {derive(seed, iteration, epoch) for seed in range(20) for iteration in range(20) for epoch in range(20)}
+    assert len(seeds) > 7990, "32-bit seeds of 8000 places may meet by chance, but hardly"
+    assert derive(4, 2) == derive(4, 2)
