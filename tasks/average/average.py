@@ -38,10 +38,8 @@ class Params(StageParams):
     """Params of the averaging sweep."""
 
     section: ClassVar[str] = "average"
-    w_pre: Annotated[list[Share], Field(min_length=1), AfterValidator(_all_different)] = Field(
-        default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    )
-    """Weights on the model before RLHF, each 0 to 1; as many as RAFT has iterations, for fronts of equal size."""
+    w_pre: Annotated[list[Share], Field(min_length=1), AfterValidator(_all_different)] = Field(default=[0.1, 0.2, 0.3, 0.4, 0.6])
+    """Weights on the model before RLHF, each 0 to 1; one fewer than RAFT has iterations, for fronts of equal size."""
     rest: Rest = "mean"
     """Embeddings, final norm and output head: `mean` follows w_pre, `pre` or `post` keeps one model's."""
 
