@@ -103,6 +103,13 @@ def test_equal_mass_bins_hold_as_many_answers_give_or_take_one(size, bins):
     assert max(counts) - min(counts) <= 1
 
 
+def test_equal_mass_bins_part_confidences_that_crowd_below_one():
+    """An overconfident model's differ by far less than what counts as rounding at an equal-width edge."""
+    confidence = 1 - np.arange(8) * 1e-9
+    rows = reliability_rows(confidence, np.ones(8), bins=4, binning="equal_mass")
+    assert [row["count"] for row in rows] == [2, 2, 2, 2]
+
+
 @given(samples(), BINS, st.sampled_from(BINNINGS))
 def test_ece_lies_between_the_total_gap_and_its_upper_bounds(sample, bins, binning):
     """Total gap <= ECE (triangle inequality) <= mean absolute error, and <= the root of the reliability (Jensen)."""
