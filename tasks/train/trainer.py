@@ -155,8 +155,7 @@ class Attendant(TrainerCallback):
         self._saved = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        """Start the clocks, and listen for SIGTERM."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        """Start the clocks."""
         self._first, self._started = state.global_step, time.monotonic()
         self._progress = self.plan.run.progress(state.max_steps - state.global_step, "steps")
 
@@ -186,7 +185,8 @@ class Attendant(TrainerCallback):
         _meet()
         self._saved = time.monotonic()
 
-    def _on_sigterm(self, signum: int, frame: Any) -> None:
+    def on_sigterm(self, signum: int, frame: Any) -> None:
+        """Remember that the run must stop; the step at work is finished first."""
         self._stop = True
 
     def _agree(self, *wishes: bool) -> list[bool]:
@@ -213,7 +213,11 @@ def fit(trainer: Trainer, plan: Plan, columns: Sequence[str] = ("loss", "learnin
     trainer.add_callback(attendant)
     trainer.remove_callback(PrinterCallback)
     newest = plan.checkpoints.latest()
-    trainer.train(resume_from_checkpoint=str(newest[1]) if newest else None)
+    before = signal.signal(signal.SIGTERM, attendant.on_sigterm)
+    try:
+        trainer.train(resume_from_checkpoint=str(newest[1]) if newest else None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if attendant.preempted_at is not None:
         raise Preempted(f"step {attendant.preempted_at} is in a checkpoint, from which it goes on when run again")
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
