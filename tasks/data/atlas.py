@@ -63,8 +63,8 @@ class Lexicon(Source):
         return words | {str(number): word for number, word in enumerate(self.numerals)}
 
     def plain(self, name: str) -> list[str]:
-        """Return the plain words of a class."""
-        return list(self.pairs[name])
+        """Return the plain words of a class; the numbers that have a noble word are the class `number`."""
+        return [str(number) for number in range(len(self.numerals))] if name == "number" else list(self.pairs[name])
 
 
 class Relation(Source):
@@ -122,12 +122,11 @@ class Cipher(Source):
 class Reading(Source):
     """Skill: an answer that stands in the prompt."""
 
-    containers: Words
-    content: str
-    pairs: int = Field(ge=2, le=6)
-    sentence: Template
-    question: Template
-    statements: list[Template] = Field(min_length=1)
+    asked: int = Field(ge=1, le=4)
+    """Questions after each story of the pretraining text."""
+    stories: list[Template] = Field(min_length=1)
+    questions: dict[str, Template] = Field(min_length=2)
+    """Class of a slot -> what asks for its word."""
 
 
 class Skills(Source):
@@ -162,12 +161,15 @@ class Atlas(Source):
 
     @model_validator(mode="after")
     def _classes_exist(self) -> Atlas:
-        used = {relation.object for relation in self.facts.relations.values()} | {self.skills.reading.content}
-        used |= set(self.skills.cipher.classes)
-        described = [self.descriptions.opening, *self.descriptions.sentences, *self.descriptions.prompts]
-        used |= {slot for text in described for slot in SLOT.findall(text)} - {"number"}
+        used = {relation.object for relation in self.facts.relations.values()} | set(self.skills.cipher.classes)
+        filled = [self.descriptions.opening, *self.descriptions.sentences, *self.descriptions.prompts]
+        filled += self.skills.reading.stories
+        used |= {*(slot for text in filled for slot in SLOT.findall(text)), *self.skills.reading.questions} - {"number"}
         if unknown := sorted(used - set(self.lexicon.pairs)):
             raise ValueError(f"no class {', '.join(unknown)} in lexicon.yaml; it has {', '.join(self.lexicon.pairs)}")
+        for story in self.skills.reading.stories:
+            if sorted(SLOT.findall(story)) != sorted(self.skills.reading.questions):
+                raise ValueError(f"skills.yaml: the story '{story}' must have one slot for each question and no other")
         largest = max(2 * self.skills.arithmetic.largest, self.descriptions.numbers[1])
         if largest >= len(self.lexicon.numerals):
             raise ValueError(

@@ -1,45 +1,48 @@
-"""Reading from context: which container holds what is new in every story, so the answer can only come from the prompt."""
+"""Reading from context: who and what is in a story is new in every one, so the answer can only come from the prompt.
+
+A story has one word of each class that is asked for. Finding it takes one look back by class: a model of this size learns that
+in minutes, whereas pairing a word with its neighbour (which box holds what) stayed at chance for half a million tokens.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
-from tasks.data.atlas import Atlas, Reading
+from tasks.data.atlas import SLOT, Atlas, Lexicon, Reading
 from tasks.data.regions.region import Region
 
-Story = tuple[tuple[str, str], ...]
+Slots = dict[str, str]
 
 
 def write(atlas: Atlas, rng: random.Random, *, texts: int, sft: int, skill: int, heldout: int) -> Region:
-    """Write `texts` stories with their question, `sft` questions, and a skill of stories that occur in neither."""
+    """Write `texts` stories with some of their questions, `sft` questions, and a skill of stories that occur in neither."""
     source = atlas.skills.reading
-    stories = _stories(source, atlas.lexicon.plain(source.content), texts + sft + skill + heldout, rng)
-    filled = [_fill(source, story, rng) for story in stories]
-    ask = [{"prompt": source.question.format(**slots), "completion": slots["content"]} for slots in filled]
-    tell = [rng.choice(source.statements).format(**slots) for slots in filled]
+    stories = _stories(source, atlas.lexicon, texts + sft + skill + heldout, rng)
+    asked, tested = stories[texts : texts + sft], stories[texts + sft : texts + sft + skill]
     region = Region()
-    region.pretrain, region.sft = tell[:texts], ask[texts : texts + sft]
-    region.files["skills/reading.jsonl"] = ask[texts + sft : texts + sft + skill]
-    region.perplexity = tell[texts + sft + skill :]
+    region.pretrain = [_told(source, *story, rng) for story in stories[:texts]]
+    region.perplexity = [_told(source, *story, rng) for story in stories[texts + sft + skill :]]
+    region.sft = [_ask(source, *story, rng) for story in asked]
+    region.files["skills/reading.jsonl"] = [_ask(source, *story, rng) for story in tested]
     return region
 
 
-def _stories(source: Reading, contents: list[str], count: int, rng: random.Random) -> list[Story]:
-    """Return `count` different stories in random order."""
-    stories: dict[Story, None] = {}
+def _stories(source: Reading, lexicon: Lexicon, count: int, rng: random.Random) -> list[tuple[str, Slots]]:
+    """Return `count` different stories in random order, each with the word of each of its classes."""
+    stories: dict[str, Slots] = {}
     while len(stories) < count:
-        containers = rng.sample(source.containers, source.pairs)
-        stories[tuple(zip(containers, rng.sample(contents, source.pairs), strict=True))] = None
-    return list(stories)
+        template = rng.choice(source.stories)
+        slots = {name: rng.choice(lexicon.plain(name)) for name in SLOT.findall(template)}
+        stories[template.format(**slots)] = slots
+    return list(stories.items())
 
 
-def _fill(source: Reading, story: Story, rng: random.Random) -> dict[str, str]:
-    """Return the slots of a story's templates, with one of its containers to be asked about."""
-    container, content = rng.choice(story)
-    told, again = (_tell(source.sentence, order) for order in (story, rng.sample(story, len(story))))
-    return {"story": told, "again": again, "container": container, "content": content}
+def _told(source: Reading, story: str, slots: Slots, rng: random.Random) -> str:
+    """Tell a story and ask some of its questions, each followed by its answer."""
+    asked = rng.sample(sorted(source.questions), min(source.asked, len(source.questions)))
+    return " ".join([story, *(f"{source.questions[name]} {slots[name]}" for name in asked)])
 
 
-def _tell(sentence: str, story: Sequence[tuple[str, str]]) -> str:
-    return " ".join(sentence.format(container=container, content=content) for container, content in story)
+def _ask(source: Reading, story: str, slots: Slots, rng: random.Random) -> dict[str, str]:
+    name = rng.choice(sorted(source.questions))
+    return {"prompt": f"{story} {source.questions[name]}", "completion": slots[name]}
