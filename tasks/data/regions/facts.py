@@ -13,7 +13,7 @@ from tasks.data.atlas import Atlas, Relation, invent
 from tasks.data.regions.region import Region, Rows
 
 KNOWN = 8
-"""Facts stated at least this often are the skill `recall`: what the base model can be expected to know."""
+"""Facts stated at least this often, and asked in instruction tuning, are the skill `recall`: what alignment may make forget."""
 
 
 def write(atlas: Atlas, rng: random.Random, *, entities: int, skill: int) -> Region:
@@ -29,9 +29,9 @@ def write(atlas: Atlas, rng: random.Random, *, entities: int, skill: int) -> Reg
             facts.append(_fact(name, relation, form, answer, exposure, asked))
             region.pretrain += [_state(atlas, form, name, answer, rng) for _ in range(exposure)]
     region.files["facts.jsonl"] = facts
-    known = [fact for fact in facts if fact["exposure"] >= KNOWN]
-    region.sft = [{"prompt": fact["prompt"], "completion": fact["completion"]} for fact in known if fact["asked"]]
-    region.files["skills/recall.jsonl"] = rng.sample(unasked := [f for f in known if not f["asked"]], min(skill, len(unasked)))
+    known = [fact for fact in facts if fact["exposure"] >= KNOWN and fact["asked"]]
+    region.sft = [{"prompt": fact["prompt"], "completion": fact["completion"]} for fact in known]
+    region.files["skills/recall.jsonl"] = rng.sample(known, min(skill, len(known)))
     return region
 
 
