@@ -5,7 +5,6 @@ Nothing heavy is imported before it is needed: the help takes as long as Python 
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -107,6 +106,8 @@ def run(
             from flows.pipeline import run as run_pipeline
 
             result = run_pipeline(root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs)
+            if not result.failed:
+                _keep_page_in_step(prepared)
     show.summary(result)
     if result.failed:
         show.warn(f"failed: {', '.join(result.failed)}; what was done is kept, `temper run` goes on from there")
@@ -134,13 +135,20 @@ def report() -> None:
     Example: [bold]temper report[/]
     """
     from flows import show
-    from tasks.runtime.params import UserError
+    from flows.report import STAGE, in_step, read_summary
 
     root = checkout()
-    summary = root / "data/report/summary.json"
-    if not summary.exists():
-        raise UserError("there is no report yet; make one with `temper run`")
-    show.table(("score", "value"), show.numbers(json.loads(summary.read_text(encoding="utf-8"))))
+    summary = read_summary(root)
+    show.table(("score", "value"), show.numbers(summary.get("headline", summary)))
+    if not in_step(root):
+        prepared = prepare(root, [STAGE], None, None)
+        stale = [step.stage.name for step in prepared.plan() if step.stale]
+        if stale:
+            show.warn(
+                f"the page may be that of another run, and {', '.join(stale)} changed since: `temper run` brings all in step"
+            )
+        else:
+            _keep_page_in_step(prepared)
     _point_to_report(root)
 
 
@@ -334,12 +342,20 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _keep_page_in_step(prepared: Prepared) -> None:
+    """Write the report's page again when the report is among the targets and shows something else than its summary."""
+    from flows.report import STAGE, in_step, write_again
+
+    if STAGE in prepared.targets and not in_step(prepared.root):
+        write_again(prepared.root, prepared.graph.stages[STAGE])
+
+
 def _point_to_report(root: Path) -> None:
     from flows import show
+    from flows.report import PAGE
 
-    page = root / "data/report/index.html"
-    if page.exists():
-        show.say(f"report: {page}")
+    if (root / PAGE).exists():
+        show.say(f"report: {root / PAGE}")
 
 
 def _nothing() -> None:

@@ -214,16 +214,6 @@ class TestProfiles:
         assert "held profile more already" in temper("profile", "use", "more")[1]
 
 
-def test_the_report_is_pointed_to_with_its_numbers(root, temper):
-    (root / "data/report").mkdir(parents=True)
-    (root / "data/report/index.html").write_text("<html></html>")
-    (root / "data/report/summary.json").write_text('{"raft": {"reward": 0.123456, "seeds": 3, "name": "x"}}')
-    code, said, _ = temper("report")
-    assert code == 0
-    assert [line.split() for line in said.splitlines()][1:3] == [["raft.reward", "0.1235"], ["raft.seeds", "3"]]
-    assert said.splitlines()[-1] == f"report: {root / 'data/report/index.html'}"
-
-
 @pytest.fixture(scope="module")
 def api_url(tmp_path_factory):
     """The address of a real Prefect server that all runs of this file share."""
