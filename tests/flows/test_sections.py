@@ -1,5 +1,6 @@
 """Params are checked before anything starts: every fault of every stage in one message, and typos in section names too."""
 
+import subprocess
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from flows.graph import load_graph
 from flows.overlay import effective_params
 from flows.sections import check_sections
+from tasks.runtime.imports import ROOT
 from tasks.runtime.params import UserError
 
 MODULE = """
@@ -130,3 +132,16 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_line(root, text, sai
     (root / "toys/two.py").write_text(text)
     with pytest.raises(UserError, match=said):
         check(root)
+
+
+def test_checking_every_section_of_the_project_loads_nothing_heavy():
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from flows.graph import load_graph; from flows.overlay import effective_params; from tasks.runtime.params import params_of\n"
+        "root = Path(sys.argv[1])\n"
+        "for stage in load_graph(root, effective_params(root, 'local-model')).stages.values():\n"
+        "    assert params_of(stage.module).section == stage.section\n"
+        "print(sorted({'torch', 'transformers', 'trl', 'datasets', 'scipy', 'matplotlib', 'prefect'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(ROOT)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
