@@ -27,7 +27,9 @@ def load_causal(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="sdpa")
+    model, missing = load_weights(AutoModelForCausalLM, folder)
+    if missing:
+        raise UserError(f"{folder}: incomplete model folder: it has no weights for {', '.join(missing)}")
     check_vocabulary(folder, model, tokenizer)
     return model, tokenizer
 
@@ -38,10 +40,8 @@ def load_reward(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
-    model, found = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype="auto", attn_implementation="sdpa", output_loading_info=True
-    )
-    if missing := sorted(found["missing_keys"]):
+    model, missing = load_weights(AutoModelForSequenceClassification, folder, num_labels=1)
+    if missing:
         raise UserError(
             f"{folder}: not a reward model: it has no weights for {', '.join(missing)}; train it with the stage reward"
         )
@@ -50,6 +50,23 @@ def load_reward(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     if text_config.pad_token_id is None:
         text_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def load_weights(kind: Any, folder: Path, **more: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Load a model of an Auto class, in the dtype of its weights; return it and the names of the weights its folder lacks.
+
+    Raises UserError for a damaged file, and for weights that do not have the shapes of config.json.
+    """
+    from safetensors import SafetensorError
+
+    asked = {"dtype": "auto", "attn_implementation": "sdpa", "ignore_mismatched_sizes": True, "output_loading_info": True}
+    try:
+        model, found = kind.from_pretrained(folder, **asked, **more)
+    except SafetensorError as error:
+        raise UserError(f"{folder}: damaged model.safetensors: {error}; copy or make the folder again") from None
+    if wrong := sorted(str(name[0]) for name in found["mismatched_keys"]):
+        raise UserError(f"{folder}: weights and config.json disagree about the shape of {', '.join(wrong)}")
+    return model, sorted(found["missing_keys"])
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -19,6 +19,7 @@ from tasks.runtime.models import (
     encode_completion,
     encode_prompt,
     load_tokenizer,
+    load_weights,
     set_determinism,
 )
 from tasks.runtime.params import UserError
@@ -64,7 +65,7 @@ def main(params: Params, run: Run, *, base: In, preferences: In, out: Out, score
     from trl import RewardConfig, RewardTrainer
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
-    from tasks.train.trainer import Plan, arguments, check_context, chunks, fit, publish_model, thinned, total
+    from tasks.train.trainer import Plan, arguments, check_context, chunks, fit, publish_model, thinned, total, trainable
 
     plan = Plan(run, params, place, [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in learned.rows])
     settings = arguments(RewardConfig, plan, max_length=None)
@@ -74,7 +75,7 @@ def main(params: Params, run: Run, *, base: In, preferences: In, out: Out, score
     check_context(model, params, base)
     collate = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
     trainer = RewardTrainer(
-        model,
+        trainable(model, place),
         settings,
         train_dataset=Dataset.from_list(learned.rows).select(plan.order),
         data_collator=collate,
@@ -122,12 +123,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, source: Path, params: Params) -> 
 
 
 def with_one_output(base: Path) -> PreTrainedModel:
-    """Return the model in `base` with its output layer replaced by one new, randomly drawn output."""
+    """Return the model in `base` with its output layer replaced by one new output, drawn at random."""
     from transformers import AutoModelForSequenceClassification
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
     with suppress_seqcls_warning():
-        return AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype="auto", attn_implementation="sdpa")
+        model, missing = load_weights(AutoModelForSequenceClassification, base, num_labels=1)
+    if lost := [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]:
+        raise UserError(f"{base}: incomplete model folder: it has no weights for {', '.join(lost)}")
+    return model
 
 
 def compare(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

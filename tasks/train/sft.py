@@ -61,7 +61,7 @@ def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out,
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from tasks.train.trainer import PackedLoss, Plan, arguments, check_context, fit, mean_loss, publish_model, thinned
+    from tasks.train.trainer import PackedLoss, Plan, arguments, check_context, fit, mean_loss, publish_model, thinned, trainable
 
     class PackedSFTTrainer(PackedLoss, SFTTrainer):
         """TRL's trainer on rows that are already encoded and packed."""
@@ -71,7 +71,7 @@ def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out,
     model, _ = load_causal(base)
     check_context(model, params, base)
     trainer = PackedSFTTrainer(
-        model,
+        trainable(model, place),
         settings,
         train_dataset=Dataset.from_list(rows).select(plan.order),
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),

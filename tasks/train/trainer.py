@@ -284,6 +284,11 @@ def publish_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, plan: Pl
         save_model(model, tokenizer, draft, card, state)
 
 
+def trainable(model: PreTrainedModel, place: Place) -> PreTrainedModel:
+    """Return the model with fp32 weights, which small steps need; ZeRO-3 has it in pieces already and keeps an fp32 copy."""
+    return model if place.zero == 3 else model.float()
+
+
 def check_context(model: PreTrainedModel, params: FitParams, folder: Path) -> None:
     """Raise UserError when a row of `max_length` tokens is longer than the model can take."""
     most = model.config.get_text_config().max_position_embeddings
