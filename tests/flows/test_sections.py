@@ -137,7 +137,8 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_line(root, text, sai
 def test_checking_every_section_of_the_project_loads_nothing_heavy():
     script = (
         "import sys; from pathlib import Path\n"
-        "from flows.graph import load_graph; from flows.overlay import effective_params; from tasks.runtime.params import params_of\n"
+        "from flows.graph import load_graph; from flows.overlay import effective_params\n"
+        "from tasks.runtime.params import params_of\n"
         "root = Path(sys.argv[1])\n"
         "for stage in load_graph(root, effective_params(root, 'local-model')).stages.values():\n"
         "    assert params_of(stage.module).section == stage.section\n"
