@@ -121,7 +121,7 @@ def serve() -> None:
 
     Example: [bold]temper serve[/], then start the pipeline from the page it names.
     """
-    from flows.server import serve as serve_here
+    from flows.serve import serve as serve_here
 
     root = checkout()
     with interruptible(), server_failures():

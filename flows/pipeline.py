@@ -69,7 +69,7 @@ def run(
     """
     server = start_in_background(root)
     server.wait()
-    took = f" (up after {server.seconds:.1f} s)" if server.process else ""
+    took = f" (up after {server.seconds:.1f} s)" if server.log else ""
     print(f"Prefect: {server.ui_url}{took}", file=sys.stderr, flush=True)
     stages = Stages(root, graph, steps, params, profile, jobs)
     with temporary_settings(server.settings()), _plain_log():

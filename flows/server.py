@@ -14,11 +14,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,9 +29,9 @@ PATIENCE = 180.0
 """Seconds a server may take to answer before we say that it did not come up."""
 PATIENCE_WITH_OTHERS = 15.0
 """The same for a server that PREFECT_API_URL names: it should be up already."""
+RESTARTS = 2
+"""How often a server that crashes is started again."""
 LOOPBACK = "127.0.0.1"
-POOL = "temper"
-DEPLOYMENTS = Path("infra/prefect.yaml")
 ALWAYS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -48,54 +48,50 @@ class ServerError(RuntimeError):
     """The Prefect server did not come up. The message names its log."""
 
 
-@dataclass
 class Server:
-    """The Prefect server a run talks to: ours, or one that was there already."""
+    """The Prefect server that a run talks to: one that is there already, or, as `OwnServer`, one of our own."""
 
-    api_url: str
-    process: subprocess.Popen[bytes] | None = None
-    """Our child; None for a server that somebody else started."""
     log: Path | None = None
-    started: float = 0.0
-    seconds: float = 0.0
-    """How long it took to answer, once it has."""
-    patience: float = PATIENCE
+    """What it prints, when it is ours."""
+
+    def __init__(self, api_url: str) -> None:
+        """Name a server by the address of its API."""
+        self.api_url = api_url
+        self.started = time.monotonic()
+        self.seconds = 0.0
+        """How long it took to answer, once it has."""
 
     @property
     def ui_url(self) -> str:
         """Return the address of the page for people."""
         return self.api_url.removesuffix("/api")
 
-    def wait(self, patience: float | None = None) -> None:
+    def wait(self, patience: float = PATIENCE) -> None:
         """Return when the server answers. Raises ServerError when it does not within `patience` seconds, or has ended."""
-        patience = self.patience if patience is None else patience
-        deadline = time.monotonic() + patience
         while not self.answers():
-            if self.process is not None and self.process.poll() is not None:
-                raise ServerError(f"the Prefect server ended with {self.process.returncode} before it answered{self._see()}")
-            if time.monotonic() > deadline:
+            if not self.alive():
+                raise ServerError(f"the Prefect server ended before it answered{self._see()}")
+            if time.monotonic() - self.started > patience:
                 raise ServerError(f"no Prefect server answers at {self.api_url} after {patience:.0f} s{self._see()}")
-            time.sleep(0.05)
+            time.sleep(0.1)
         self.seconds = self.seconds or time.monotonic() - self.started
 
-    def answers(self, timeout: float = 5.0) -> bool:
-        """Say whether the API answers now; one that wants to know who asks does."""
+    def answers(self, timeout: float = 3.0) -> bool:
+        """Say whether the API answers now."""
         try:
             with urllib.request.urlopen(f"{self.api_url}/health", timeout=timeout) as reply:
                 return bool(reply.status == 200)
-        except urllib.error.HTTPError as refusal:
-            return refusal.code < 500
         except OSError:
             return False
 
     def alive(self) -> bool:
-        """Say whether the server is there: our own process, however busy, or another one that answers."""
-        return self.answers() if self.process is None else self.process.poll() is None
+        """Say whether there is any hope that it answers."""
+        return True
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings of a client: nothing pickled, nothing cached but by DVC; soon told that our own server is gone."""
-        ours = {"client.max_retries": 2, "home": self.log.parent} if self.log else {}
-        return {"api.url": self.api_url, "results.persist_by_default": False, **ours}
+        """Return the settings of a client: no result is pickled or kept, DVC is the only cache."""
+        home = {"home": self.log.parent} if self.log else {}
+        return {"api.url": self.api_url, "results.persist_by_default": False, **home}
 
     def environment(self) -> dict[str, str]:
         """Return the same for a process of Prefect's that is started for this server."""
@@ -103,15 +99,69 @@ class Server:
         return {"PREFECT_API_URL": self.api_url, "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false", **ALWAYS, **home}
 
     def stop(self) -> None:
-        """End our server and all it has started; one that somebody else started is left alone."""
-        if self.process is not None:
-            child.stop(self.process, grace=10)
+        """Leave it alone: somebody else started it."""
 
     def _see(self) -> str:
         return f"; its log is {self.log}" if self.log else "; check PREFECT_API_URL"
 
 
-_ours: dict[Path, Server] = {}
+class OwnServer(Server):
+    """A server that this process has started, and starts again should it crash.
+
+    The listening socket stays open here, so that a client that calls meanwhile waits for the next server instead of failing.
+    """
+
+    def __init__(self, root: Path, address: IO[str], port: int, for_workers: bool) -> None:
+        """Start on `port`, or on any port when that is taken; `address` is the open, locked file to write it to."""
+        self._listener = _listen(port)
+        super().__init__(f"http://{LOOPBACK}:{self._listener.getsockname()[1]}/api")
+        self.log: Path = root / HOME / "server.log"
+        self._root, self._address = root, os.dup(address.fileno())
+        self._settings = _environment(root, self.api_url, for_workers)
+        self._stopping, self._turn = False, threading.Lock()
+        address.truncate(0)
+        address.write(f"{self.api_url}\n")
+        address.flush()
+        self.process = self._start("wb")
+        self._keeper = threading.Thread(target=self._keep_up, daemon=True)
+        self._keeper.start()
+
+    def alive(self) -> bool:
+        """Say whether its process is there, however busy, or is about to be started again."""
+        return self.process.poll() is None or self._keeper.is_alive()
+
+    def stop(self) -> None:
+        """End the server, and give its port and its place in the checkout back."""
+        with self._turn:
+            if self._stopping:
+                return
+            self._stopping = True
+        child.stop(self.process, grace=10)
+        self._listener.close()
+        os.close(self._address)
+
+    def _start(self, mode: str) -> subprocess.Popen[bytes]:
+        listener = self._listener.fileno()
+        with self.log.open(mode) as output:
+            inherit = (listener, self._address)
+            return child.start("flows.server", str(listener), cwd=self._root, output=output, env=self._settings, inherit=inherit)
+
+    def _keep_up(self) -> None:
+        """Start the server again when it ends without being asked to, unless it has never come up.
+
+        Stays until the last one ends: a child goes with the thread that started it.
+        """
+        for _ in range(RESTARTS):
+            code = self.process.wait()
+            with self._turn:
+                if self._stopping or not self.seconds:
+                    return
+                print(f"the Prefect server ended with {code}; starting it again (log: {self.log})", file=sys.stderr, flush=True)
+                self.process = self._start("ab")
+        self.process.wait()
+
+
+_ours: dict[Path, OwnServer] = {}
 
 
 def start_in_background(root: Path = Path(), *, port: int = 0, for_workers: bool = False) -> Server:
@@ -122,90 +172,17 @@ def start_in_background(root: Path = Path(), *, port: int = 0, for_workers: bool
     """
     root = root.resolve()
     running = _ours.get(root)
-    if running is not None and running.process is not None and running.process.poll() is None:
+    if running is not None and running.alive():
         return running
     if url := os.environ.get("PREFECT_API_URL"):
-        return Server(url.rstrip("/"), started=time.monotonic(), patience=PATIENCE_WITH_OTHERS)
-    home = root / HOME
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "address").open("a+", encoding="utf-8") as address:
+        return Server(url.rstrip("/"))
+    (root / HOME).mkdir(parents=True, exist_ok=True)
+    with (root / HOME / "address").open("a+", encoding="utf-8") as address:
         if not _take(address):
-            return Server(_read(address), started=time.monotonic())
-        server = _start(root, address, port, for_workers)
-    _ours[root] = server
-    atexit.register(server.stop)
-    return server
-
-
-def serve(root: Path, port: int = 4200) -> None:
-    """Keep the server, a process worker and the deployments of infra/prefect.yaml up until Ctrl-C; all on this machine only.
-
-    On another port when `port` is taken. Raises ServerError when one of them does not come up or ends on its own.
-    """
-    server = start_in_background(root, port=port, for_workers=True)
-    print(f"Prefect: {server.ui_url} (starting)", flush=True)
-    try:
-        server.wait()
-        _make_pool(server)
-        with _worker(root, server) as worker:
-            _deploy(root, server)
-            print(f"ready after {time.monotonic() - server.started:.0f} s; runs start from the page; Ctrl-C ends all", flush=True)
-            while worker.poll() is None and server.alive():
-                time.sleep(1)
-        raise ServerError(
-            f"the worker or the server has ended; see {root / HOME / 'worker.log'} and {server.log or server.api_url}"
-        )
-    except KeyboardInterrupt:
-        print("stopping", flush=True)
-    finally:
-        server.stop()
-
-
-@contextlib.contextmanager
-def _worker(root: Path, server: Server) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process worker; at the end its flow runs are stopped first, so that they write their checkpoints."""
-    arguments = [
-        "worker",
-        "start",
-        "--pool",
-        POOL,
-        "--type",
-        "process",
-        "--name",
-        "local",
-        "--limit",
-        "1",
-        "--install-policy",
-        "never",
-    ]
-    with (root / HOME / "worker.log").open("wb") as output:
-        worker = child.start("prefect", *arguments, cwd=root, output=output, env=server.environment())
-    try:
-        yield worker
-    finally:
-        child.stop_tree(worker)
-
-
-def _make_pool(server: Server) -> None:
-    """Make the pool that the worker and the deployments share, unless it is there."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-    from prefect.settings import temporary_settings
-    from prefect.workers.process import ProcessWorker
-
-    template = ProcessWorker.get_default_base_job_template()
-    with temporary_settings(server.settings()), get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-
-
-def _deploy(root: Path, server: Server) -> None:
-    """Bring the deployments of infra/prefect.yaml to the server. Raises ServerError with what Prefect says."""
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
-    environment = {**os.environ, **server.environment(), "TEMPER_ROOT": str(root.resolve())}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ServerError(f"{DEPLOYMENTS}: not deployed: {(done.stdout + done.stderr).strip()}")
+            return Server(_read(address))
+        _ours[root] = OwnServer(root, address, port, for_workers)
+    atexit.register(_ours[root].stop)
+    return _ours[root]
 
 
 def _take(address: IO[str]) -> bool:
@@ -228,33 +205,15 @@ def _read(address: IO[str], patience: float = 5.0) -> str:
     raise ServerError(f"another server of this checkout holds {address.name} but has written no address there; stop it")
 
 
-def _start(root: Path, address: IO[str], port: int, for_workers: bool) -> Server:
-    listener = _listen(port)
-    api_url = f"http://{LOOPBACK}:{listener.getsockname()[1]}/api"
-    address.truncate(0)
-    address.write(f"{api_url}\n")
-    address.flush()
-    log = root / HOME / "server.log"
-    with listener, log.open("wb") as output:
-        process = child.start(
-            "flows.server",
-            str(listener.fileno()),
-            cwd=root,
-            output=output,
-            env=_environment(root, api_url, for_workers),
-            inherit=(listener.fileno(), address.fileno()),
-        )
-    return Server(api_url, process, log, time.monotonic())
-
-
 def _listen(port: int) -> socket.socket:
-    """Return a socket bound to `port`, or to a free port when that is taken: whoever binds it here cannot lose it again."""
+    """Return a socket listening on `port`, or on a free port when that is taken; nobody can take it from us after that."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOOPBACK, port))
     except OSError:
         listener.bind((LOOPBACK, 0))
+    listener.listen(128)
     return listener
 
 

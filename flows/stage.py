@@ -153,6 +153,7 @@ def attempt(
             transcript.add(line)
             if not HINT.match(line):
                 say(line)
+        _look(place, watch)
         code = process.wait()
     return account(code, transcript, time.monotonic() - started, children.stopping)
 

@@ -47,7 +47,7 @@ class TestWithoutStartingOne:
     def test_a_configured_api_is_used_and_nothing_is_started(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4200/api/")
         found = start_in_background(tmp_path)
-        assert found.process is None
+        assert found.log is None
         assert found.api_url == "http://prefect.example:4200/api"
         assert found.ui_url == "http://prefect.example:4200"
         assert list(tmp_path.iterdir()) == []
@@ -72,11 +72,6 @@ class TestWithoutStartingOne:
             port = silent.getsockname()[1]
         with pytest.raises(ServerError, match=f"127.0.0.1:{port}/api after 0 s; check PREFECT_API_URL"):
             Server(f"http://127.0.0.1:{port}/api").wait(patience=0.2)
-
-    def test_a_server_that_ends_at_once_is_an_error_that_names_its_log(self, tmp_path):
-        process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-        with pytest.raises(ServerError, match=r"ended with 3 before it answered; its log is .*server\.log"):
-            Server("http://127.0.0.1:9/api", process, tmp_path / "server.log").wait()
 
     def test_services_that_only_workers_need_are_off_for_a_run(self, tmp_path):
         for_run = server._environment(tmp_path, "http://127.0.0.1:1/api", for_workers=False)
@@ -118,7 +113,7 @@ class TestARealServer:
     def test_another_process_of_the_checkout_uses_it(self, owner, place):
         _, url, _ = owner
         found = start_in_background(place)
-        assert found.process is None
+        assert found.log is None
         assert found.api_url == url
         found.wait()
 
@@ -133,7 +128,7 @@ class TestARealServer:
         assert gone(pid), "an orphaned server"
         following = start_in_background(place)
         try:
-            assert following.process is not None
+            assert following.log == place / HOME / "server.log"
             assert following.api_url != url
             following.wait()
             assert following.seconds > 0
@@ -141,4 +136,26 @@ class TestARealServer:
         finally:
             following.stop()
         assert not following.answers()
-        assert following.process.returncode == 0, (place / HOME / "server.log").read_text()
+        assert following.process.returncode == 0, following.log.read_text()
+
+    def test_a_crashed_one_is_started_again_where_it_was(self, tmp_path, capfd):
+        ours = start_in_background(tmp_path)
+        try:
+            ours.wait()
+            crashed = ours.process.pid
+            os.kill(crashed, signal.SIGKILL)
+            assert gone(crashed)
+            assert get(f"{ours.api_url}/health") == "true", "a client that asks meanwhile is kept waiting, not refused"
+            assert ours.process.pid != crashed
+            assert "ended with -9; starting it again" in capfd.readouterr().err
+        finally:
+            ours.stop()
+        assert gone(ours.process.pid)
+
+    def test_one_that_cannot_start_is_an_error_that_names_its_log(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{tmp_path}/missing/prefect.db")
+        ours = start_in_background(tmp_path)
+        with pytest.raises(ServerError, match=r"ended before it answered; its log is .*server\.log"):
+            ours.wait()
+        assert "unable to open database file" in ours.log.read_text()
+        ours.stop()
