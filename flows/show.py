@@ -20,6 +20,7 @@ COLOURS = {
     **dict.fromkeys(("failed", "fault"), "bold red"),
     "mended": "cyan",
 }
+WAITS = "waits for "
 console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -52,7 +53,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def steps(planned: Sequence[Step]) -> None:
     """Print a plan: each stage, what would be done, how long it took last, and why."""
-    rows = [[step.stage.name, action(step), duration(step.last_seconds), "; ".join(step.reasons)] for step in planned]
+    rows = [[step.stage.name, action(step), duration(step.last_seconds), why(step.reasons)] for step in planned]
     table(("stage", "plan", "last", "why"), rows)
     say(total(planned))
 
@@ -81,6 +82,16 @@ def action(step: Step) -> str:
     if not step.stale:
         return "up to date"
     return "restore" if step.restored else "run"
+
+
+def why(reasons: Sequence[str], room: int = 3) -> str:
+    """Join reasons, with the stages that are waited for in one, the first `room` of them by name."""
+    waits = [reason.removeprefix(WAITS) for reason in reasons if reason.startswith(WAITS)]
+    others = [reason for reason in reasons if not reason.startswith(WAITS)]
+    if waits:
+        more = f" and {len(waits) - room} more" if len(waits) > room else ""
+        others.append(f"{WAITS}{', '.join(waits[:room])}{more}")
+    return "; ".join(others)
 
 
 def total(planned: Sequence[Step]) -> str:

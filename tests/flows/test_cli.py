@@ -17,6 +17,7 @@ from dvc.repo import Repo
 from flows import cli
 from flows.overlay import BEFORE, REPLACED, RUN_LEASE
 from flows.server import start_in_background
+from flows.show import why
 from tasks.runtime.lease import Lease
 
 COMMANDS = ("plan", "run", "serve", "report", "methods", "doctor", "profile list", "profile show", "profile use")
@@ -112,6 +113,10 @@ class TestPlan:
     def test_it_works_from_a_folder_below(self, root, temper, monkeypatch):
         monkeypatch.chdir(root / "src")
         assert temper("plan")[0] == 0
+
+    def test_long_waits_are_shortened(self):
+        assert why(["never run", "waits for a", "waits for b"]) == "never run; waits for a, b"
+        assert why([f"waits for {name}" for name in "abcde"]) == "waits for a, b, c and 2 more"
 
     def test_plain_output_holds_no_colours_and_no_wrapped_lines(self, root, temper):
         _, said, _ = temper("plan", "--set", "count.lines=2")
