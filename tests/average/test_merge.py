@@ -133,6 +133,17 @@ def test_a_real_class_loads_the_result_and_its_logits_are_those_of_the_averaged_
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 44
 
 
+@pytest.mark.real
+def test_a_real_model_averaged_with_itself_is_itself_and_loads(real_data, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    stories = real_data / "models/stories260k"
+    merge(Weights(stories), Weights(stories), {tmp_path / "out": uniform(0.3, 5)})
+    assert same(read(tmp_path / "out"), read(stories))
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters() == 260_032
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 512
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_mergekit_gets_the_same_numbers_within_one_rounding(tmp_path, dtype):
