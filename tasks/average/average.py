@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -23,6 +24,9 @@ from tasks.runtime.stage import In, Out, Run, run_stage
 
 PARTS = 3
 """Parts for which the scores say how far RLHF moved the model, where it has as many layers."""
+
+SINGLE = "."
+"""Name of a single model after RLHF, which has no seed: its averages stand at the top of the out."""
 
 
 def _all_different(values: list[float]) -> list[float]:
@@ -64,12 +68,12 @@ def main(params: Params, run: Run, *, pre: In, post: In, out: Out, scores: Out) 
 
 
 def find_posts(post: Path) -> dict[str, Path]:
-    """Return the models after RLHF by the name of their folder in the out: SEED for a RAFT run, `.` for a single model.
+    """Return the models after RLHF by the name of their folder in the out: SEED for a RAFT run, SINGLE for a single model.
 
     Raises UserError when `post` is neither a model folder nor a folder of SEED/iteration-K.
     """
     if (post / "config.json").is_file():
-        return {".": post}
+        return {SINGLE: post}
     found: dict[str, Path] = {}
     for seed in sorted((path for path in post.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name)):
         iterations = {path.name.removeprefix("iteration-"): path for path in seed.glob("iteration-*")}
@@ -94,7 +98,11 @@ def distances(squares: Mapping[str, Squares]) -> dict[str, float]:
 def _relative(squares: Iterable[Squares]) -> float:
     """Return the relative distance to six significant digits; 0 for a group without tensors or of zeros that did not move."""
     total = sum(squares, Squares())
-    return float(f"{(total.difference / total.pre) ** 0.5:.6g}") if total.pre else 0.0
+    return _six_digits((total.difference / total.pre) ** 0.5) if total.pre else 0.0
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _hashes(run: Run, flag: str, given: Path, weights: Weights) -> dict[str, str]:
@@ -103,14 +111,15 @@ def _hashes(run: Run, flag: str, given: Path, weights: Weights) -> dict[str, str
 
 
 def _scores(params: Params, weights: Weights, moved: Mapping[str, dict[str, float]]) -> dict[str, Any]:
-    """Return the stage's scores: the sweep, the size of the model and how far RLHF moved it."""
+    """Return the stage's scores: the size of the model, and how far RLHF moved it, as the mean over seeds and for each."""
     averaged = [tensor for tensor in weights.tensors if tensor.floating]
-    distance = {"all seeds" if name == "." else f"seed {name}": found for name, found in moved.items()}
+    each = list(moved.values())
     return {
         "models": len(params.w_pre) * len(moved),
         "tensors": len(averaged),
         "parameters": sum(tensor.length for tensor in averaged),
-        "relative_distance": distance,
+        "relative_distance": {part: _six_digits(fmean(found[part] for found in each)) for part in each[0]},
+        "seeds": {name: found for name, found in moved.items() if name != SINGLE},
     }
 
 

@@ -134,7 +134,7 @@ def write_run(place: Path, *, real: bool = False, shift: float = 0.0, seeds: int
     write_json(scores / "preferences.json", {"pairs": 512, "ties": 3})
     write_json(scores / "reward.json", {"heldout_accuracy": 0.914, "heldout_margin": 1.9})
     write_json(scores / "raft.json", {"first_reward": -0.6, "last_reward": 1.9, "seeds": {"0": {"reward": [-0.6, 1.9]}}})
-    write_json(scores / "average.json", {"models": 18, "relative_distance": {"seed 0": {"layers 0 to 1": 0.04, "all": 0.05}}})
+    write_json(scores / "average.json", {"models": 18, "relative_distance": {"layers 0 to 1": 0.04, "all": 0.05}})
     if not real:
         write_csv(scores / "pretrain.csv", curve(6.2, 1.2))
     write_csv(scores / "sft.csv", curve(2.4, 0.3))

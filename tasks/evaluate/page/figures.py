@@ -39,14 +39,14 @@ def read_curve(path: Path) -> Rows:
     return rows
 
 
-def front(rows: Rows) -> Markup:
-    """Draw reward against mean skill: for each method every seed faintly and the mean over seeds boldly."""
+def front(rows: Rows, skill: str) -> Markup:
+    """Draw reward against what is called `skill`: for each method every seed faintly and the mean over seeds boldly."""
     courses = {method: _by_seed([row for row in rows if row["method"] == method]) for method in METHODS}
     everything = [point for course in courses.values() for _, points in course for point in points]
     chart = Chart(
-        "Reward against mean skill",
+        f"Reward against {skill}",
         "One line for early stopping and one for averaging, from the model before RLHF to the one after; up and right is better.",
-        Axis.around("mean skill", [x for x, _ in everything], high=1.0),
+        Axis.around(skill, [x for x, _ in everything], high=1.0),
         Axis.around("reward", [y for _, y in everything]),
         width=420,
         height=330,

@@ -52,6 +52,7 @@ def render(findings: Findings, title: str, samples: int) -> str:
 def context(findings: Findings, samples: int) -> dict[str, Any]:
     """Return what the template names."""
     summary, changes = findings.summary, Changes(findings.summary, findings.previous)
+    skills = list(summary["models"][0]["skills"])
     learnt = [drawn for scores in summary["scores"].values() if (drawn := figures.recall(scores))]
     return {
         "digest": hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
@@ -59,9 +60,9 @@ def context(findings: Findings, samples: int) -> dict[str, Any]:
         "change": changes.of,
         "since": lambda measures: changes.since([f"headline.{name}" for name, _ in measures]),
         "compared": findings.previous is not None,
-        "skills": list(summary["models"][0]["skills"]),
+        "skills": skills,
         "models": summary["models"],
-        "front": figures.front(findings.front),
+        "front": figures.front(findings.front, "mean skill" if len(skills) > 1 else skills[0].replace("_", " ")),
         "areas": findings.evaluation["summary"]["hypervolume"],
         "along_raft": figures.along_raft(findings.evaluation, summary["headline"]["w_pre"]),
         "learning": [*learnt, *figures.learning(findings.curves)],
