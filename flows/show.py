@@ -85,13 +85,19 @@ def action(step: Step) -> str:
 
 
 def why(reasons: Sequence[str], room: int = 3) -> str:
-    """Join reasons, with the stages that are waited for in one, the first `room` of them by name."""
+    """Join reasons for people: of the changed params, and of the stages that are waited for, the first `room` and how many more."""
+    params = [reason for reason in reasons if reason.startswith("param ")]
     waits = [reason.removeprefix(WAITS) for reason in reasons if reason.startswith(WAITS)]
-    others = [reason for reason in reasons if not reason.startswith(WAITS)]
+    others = [reason for reason in reasons if not reason.startswith(("param ", WAITS))]
+    if params:
+        others.append("; ".join(params[:room]) + _more(params, room, "params"))
     if waits:
-        more = f" and {len(waits) - room} more" if len(waits) > room else ""
-        others.append(f"{WAITS}{', '.join(waits[:room])}{more}")
+        others.append(WAITS + ", ".join(waits[:room]) + _more(waits, room, "stages"))
     return "; ".join(others)
+
+
+def _more(things: Sequence[str], room: int, name: str) -> str:
+    return f" and {len(things) - room} more {name}" if len(things) > room else ""
 
 
 def total(planned: Sequence[Step]) -> str:

@@ -114,9 +114,10 @@ class TestPlan:
         monkeypatch.chdir(root / "src")
         assert temper("plan")[0] == 0
 
-    def test_long_waits_are_shortened(self):
+    def test_long_lists_are_shortened(self):
         assert why(["never run", "waits for a", "waits for b"]) == "never run; waits for a, b"
-        assert why([f"waits for {name}" for name in "abcde"]) == "waits for a, b, c and 2 more"
+        assert why([f"waits for {name}" for name in "abcde"]) == "waits for a, b, c and 2 more stages"
+        assert why([f"param a.{name}: 1 -> 2" for name in "bcde"]).endswith("; param a.d: 1 -> 2 and 1 more params")
 
     def test_plain_output_holds_no_colours_and_no_wrapped_lines(self, root, temper):
         _, said, _ = temper("plan", "--set", "count.lines=2")
