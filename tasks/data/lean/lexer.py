@@ -16,32 +16,40 @@ from itertools import accumulate
 
 _LETTERS = "A-Za-z_À-ÖØ-öø-ſΑ-ΟΡΤ-Ωα-κμ-ωϊ-ϻἀ-῾℀-⅏\U0001d49c-\U0001d59f"
 _SUBSCRIPTS = "₀-₉ₐ-ₜᵢ-ᵪⱼ"
-_NAME_PART = rf"(?:[{_LETTERS}][{_LETTERS}{_SUBSCRIPTS}0-9'!?]*+|«[^«»\n]*+»?)"
-_NAME = rf"{_NAME_PART}(?:\.{_NAME_PART})*+"
-_CHARACTER = r"(?<![^\x00-\x7f⟨⟪⦃⟦‹←→↦·])'(?:\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[^xu])|[^\\'\n])'"
+_PLAIN_PART = rf"[{_LETTERS}][{_LETTERS}{_SUBSCRIPTS}0-9'!?]*+"
+_GUARDED_PART = r"«[^«»\n]*+»?"
+_MORE_PARTS = rf"(?:\.(?:{_PLAIN_PART}|{_GUARDED_PART}))*+"
+_CHARACTER = r"'(?<![^\x00-\x7f⟨⟪⦃⟦‹←→↦·]')(?:\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[^xu])|[^\\'\n])'"
+_MOST_HASHES = 8
+_RAW_STRING = "|".join(rf'#{{{n}}}"(?:[^"]++|"(?!#{{{n}}}))*+(?:"#{{{n}}})?' for n in range(_MOST_HASHES + 1))
+"""What follows the r, for each number of hashes: a group that remembers the number would cost every token."""
+# Each alternative but the last begins with a character or a set of them: so the engine passes over it in one look.
 _TOKEN = re.compile(
     "|".join(
         [
             r"[ \t\r\n]+",
-            _NAME,
+            rf'r(?=[#"])(?:{_RAW_STRING})',
+            _PLAIN_PART + _MORE_PARTS,
+            _GUARDED_PART + _MORE_PARTS,
+            r"[()\[\]{},;*+/^\\≤≥∈→∀∃∧∨⟨⟩]",
             r"0[xX][0-9a-fA-F_]+|0[bBoO][0-7_]+|[0-9][0-9_]*+(?:\.[0-9][0-9_]*+)?(?:[eE][+-]?[0-9]++)?",
             r"--[^\n]*+",
-            r'"(?:[^"\\]|\\.)*+"?',
+            r'"(?:[^"\\]++|\\.?)*+"?',
             r":=|=>|\|\|\|?|\|>\.?|<\|>?|@\[|#\[|<-|->|\.\.\.?|''",
             _CHARACTER,
-            rf"``?{_NAME}|`[(\[]|#{_NAME}",
+            rf"``?(?:{_PLAIN_PART}|{_GUARDED_PART}){_MORE_PARTS}|`[(\[]|#[a-z_]++",
             r".",
         ]
     ),
     re.DOTALL,
 )
 _MARK = re.compile(r'/-|"')
-_BEFORE_STRING = re.compile(r"(?P<raw>r#*+)\Z|(?:[A-Za-z]!|throwError|logInfo|logWarning|logError|dbg_trace)[ \n]*+\Z")
-"""What stands before the quote of a raw string, or of one with holes."""
+_BEFORE_STRING = re.compile(r"(?:[A-Za-z]!|throwError|logInfo|logWarning|logError|dbg_trace) *+\Z")
+"""What stands before the quote of a string with holes."""
 _BEFORE_STRING_LENGTH = 40
 _COMMENT_EDGE = re.compile(r"/-|-/")
-_STRING_PIECE = re.compile(r'(?:[^"\\{]|\\.)*+', re.DOTALL)
-_RAW_STRING = re.compile(r'r(#*)"')
+_STRING_PIECE = re.compile(r'(?:[^"\\{]++|\\.?)*+', re.DOTALL)
+_RAW_START = re.compile(r'r(#*)"')
 
 
 class Kind(Enum):
@@ -94,8 +102,8 @@ def lex(text: str) -> Lexed:
     blocks: list[int] = []
     position, fault = 0, None
     for mark in _MARK.finditer(text):
-        start = _nested_start(text, mark)
-        if start is None or start < position:
+        start = mark.start()
+        if start < position or (mark[0] == '"' and not _has_holes(text, start)):
             continue
         position = _plain(text, position, start, tokens)
         if position > start:
@@ -107,39 +115,40 @@ def lex(text: str) -> Lexed:
         position, fault = end, Fault(start, reason) if reason else None
     _plain(text, position, len(text), tokens)
     starts = list(accumulate(map(len, tokens), initial=0))
-    if tokens and tokens[-1].startswith('"') and not fault and not _closed(tokens[-1]):
-        fault = Fault(starts[-2], "string never closes")
+    if tokens and not fault and (reason := _never_closes(tokens[-1])):
+        fault = Fault(starts[-2], reason)
     return Lexed(text, tokens, starts, blocks, fault)
 
 
 def kind(token: str) -> Kind:
     """Say what a token is, from its text alone."""
     first = token[0]
-    if first in " \t\r\n":
+    if first in " \n\t\r":
         return Kind.SPACE
+    if first == '"' or (first == "r" and token[1:2] in ('"', "#")):
+        return Kind.STRING
+    if _NAME_START.match(first):
+        return Kind.NAME
     if token.startswith("--"):
         return Kind.COMMENT
     if token.startswith("/-"):
         return {"-": Kind.DOC, "!": Kind.MODULE_DOC}.get(token[2:3], Kind.COMMENT)
-    if first == '"' or _RAW_STRING.match(token):
-        return Kind.STRING
     if first == "'" and len(token) > 2:
         return Kind.CHARACTER
     if first in "0123456789":
         return Kind.NUMBER
-    if first == "`" and token[-1] not in "([`":
-        return Kind.QUOTED_NAME
-    return Kind.NAME if first == "«" or _NAME_START.match(token) else Kind.SYMBOL
+    return Kind.QUOTED_NAME if first == "`" and token not in ("`", "`(", "`[") else Kind.SYMBOL
 
 
-_NAME_START = re.compile(f"[{_LETTERS}]")
+_NAME_START = re.compile(f"[{_LETTERS}«]")
 
 
 def is_blank(token: str) -> bool:
     """Whether Lean reads a token as white space: blanks, and comments that are no documentation."""
-    if token[0] in " \t\r\n" or token.startswith("--"):
+    first = token[0]
+    if first in " \n\t\r":
         return True
-    return token.startswith("/-") and token[2:3] not in ("-", "!")
+    return first in "-/" and (token.startswith("--") or (token.startswith("/-") and token[2:3] not in ("-", "!")))
 
 
 def _plain(text: str, start: int, stop: int, tokens: list[str]) -> int:
@@ -154,27 +163,27 @@ def _plain(text: str, start: int, stop: int, tokens: list[str]) -> int:
     return stop
 
 
-def _nested_start(text: str, mark: re.Match[str]) -> int | None:
-    """Return where the token that nests or ends by count may begin; inside a string or comment it means nothing."""
-    if mark[0] == "/-":
-        return mark.start()
-    before = _BEFORE_STRING.search(text, max(0, mark.start() - _BEFORE_STRING_LENGTH), mark.start())
-    return None if before is None else before.start() if before["raw"] else mark.start()
+def _has_holes(text: str, quote: int) -> bool:
+    """Whether what stands before the quote at `quote` makes the string one with holes; within a token it means nothing."""
+    return _BEFORE_STRING.search(text, max(0, quote - _BEFORE_STRING_LENGTH), quote) is not None
 
 
-def _closed(string: str) -> bool:
-    """Whether a plain string literal has its closing quote: the last one, not escaped."""
-    body = string[1:-1]
-    return len(string) > 1 and string[-1] == '"' and (len(body) - len(body.rstrip("\\"))) % 2 == 0
+def _never_closes(token: str) -> str | None:
+    """Return what is wrong with the last token of a text, if it is a string without its end."""
+    if raw := _RAW_START.match(token):
+        end = '"' + raw[1]
+        return None if token.endswith(end) and len(token) >= raw.end() + len(end) else "raw string never closes"
+    if not token.startswith('"'):
+        return None
+    body = token[1:-1]
+    escaped = (len(body) - len(body.rstrip("\\"))) % 2
+    return None if len(token) > 1 and token[-1] == '"' and not escaped else "string never closes"
 
 
 def _nested_end(text: str, start: int) -> tuple[int, str | None]:
     """Return where the nesting token at `start` ends, and what is wrong if it never does."""
     if text.startswith("/-", start):
         return _comment_end(text, start)
-    if raw := _RAW_STRING.match(text, start):
-        end = text.find('"' + raw[1], raw.end())
-        return (end + 1 + len(raw[1]), None) if end >= 0 else (len(text), "raw string never closes")
     return _interpolated_end(text, start)
 
 
@@ -190,37 +199,37 @@ def _comment_end(text: str, start: int) -> tuple[int, str | None]:
 
 def _interpolated_end(text: str, start: int) -> tuple[int, str | None]:
     """Return where a string with holes ends; a hole `{...}` holds any code, strings with holes among it."""
-    position, marked = start + 1, False
+    position = start + 1
     holes: list[int] = []
     """Braces open in each hole around `position`; -1 for the string inside a hole."""
     while position < len(text):
         if holes and holes[-1] >= 0:
-            position, marked = _hole_step(text, position, marked, holes)
+            position = _hole_step(text, position, holes)
             continue
         piece = _STRING_PIECE.match(text, position)
         assert piece, "an empty piece matches"
         position = piece.end() + 1
         if text[piece.end() : position] == "{":
             holes.append(0)
-        elif not holes:
-            return min(position, len(text)), None if position <= len(text) else "string never closes"
-        else:
+        elif position <= len(text) and not holes:
+            return position, None
+        elif holes:
             holes.pop()
     return len(text), "string never closes"
 
 
-def _hole_step(text: str, position: int, marked: bool, holes: list[int]) -> tuple[int, bool]:
-    """Pass one token of code in the innermost hole; `marked` tells that the token before makes a string one with holes."""
+def _hole_step(text: str, position: int, holes: list[int]) -> int:
+    """Pass one token of code in the innermost hole and return where it ends."""
     character = text[position]
-    if character == '"' and marked:
+    if text.startswith("/-", position):
+        return _comment_end(text, position)[0]
+    if character == '"' and _has_holes(text, position):
         holes.append(-1)
-        return position + 1, False
-    if text.startswith("/-", position) or _RAW_STRING.match(text, position):
-        return _nested_end(text, position)[0], False
+        return position + 1
     if character == "}" and not holes[-1]:
         holes.pop()
-        return position + 1, False
+        return position + 1
     holes[-1] += (character == "{") - (character == "}")
     token = _TOKEN.match(text, position)
     assert token, "every character begins a token"
-    return token.end(), token[0][-1] == "!" and len(token[0]) > 1
+    return token.end()
