@@ -11,11 +11,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import Any, TypeVar
 
 import httpx
 from prefect.artifacts import (
@@ -32,52 +30,84 @@ from flows.history import FOLDER
 LINES = 8
 """A plot with more lines than this shows the first ones and says so."""
 
+T = TypeVar("T")
 Scores = dict[str, float]
+
+
+class Page:
+    """Prefect's page, for as long as there is a server. Whatever goes wrong with it, the stages are unharmed."""
+
+    def __init__(self) -> None:
+        """Expect a server."""
+        self.lost = False
+
+    def show(self, what: str, make: Callable[[], T]) -> T | None:
+        """Return what `make` returns; a failure is a warning in the log of the current run, a lost server ends all showing."""
+        if self.lost:
+            return None
+        try:
+            return make()
+        except httpx.NetworkError as error:
+            self.lost = True
+            get_run_logger().warning("the Prefect server cannot be reached any more (%s); the stages go on without it", error)
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            get_run_logger().warning("%s cannot be shown: %s: %s", what, type(error).__name__, error)
+        return None
+
+    def summary(self, result: RunResult) -> None:
+        """Show how every stage ended, on the flow run's page."""
+        rows = summary_rows(result)
+        self.show("the summary", lambda: create_table_artifact(rows, key="summary", description="Every stage of the run"))
 
 
 class Shown:
     """What one run of one stage shows; made before the stage starts, because DVC removes the old outs."""
 
-    def __init__(self, root: Path, stage: Stage) -> None:
+    def __init__(self, page: Page, root: Path, stage: Stage) -> None:
         """Read the scores of the last run; nothing is shown yet."""
-        self.root, self.stage = root, stage
+        self.page, self.root, self.stage = page, root, stage
         self.before = scores_of(root, stage) or _read_scores(self._kept())
-        self._progress: UUID | None = None
+        self._progress: Any = None
 
     def progress(self, percent: float, note: str) -> None:
         """Move the stage's progress bar; the first call makes it."""
-        with harmless("progress"):
+
+        def move() -> Any:
             if self._progress is None:
-                made = create_progress_artifact(percent, key=key(self.stage.name, "progress"), description=note)
-                assert isinstance(made, UUID)
-                self._progress = made
-            else:
-                update_progress_artifact(self._progress, percent, description=note)
+                return create_progress_artifact(percent, key=key(self.stage.name, "progress"), description=note)
+            return update_progress_artifact(self._progress, percent, description=note)
+
+        self._progress = self.page.show("progress", move) or self._progress
 
     def outs(self) -> None:
         """Show the scores against those of the last run, the plots, and where the outs lie."""
         if self._progress is not None:
             self.progress(100.0, "done")
-        after = scores_of(self.root, self.stage)
-        if after:
-            with harmless("scores"):
-                title = f"Scores of `{self.stage.name}` and their change against the last run"
-                create_table_artifact(score_rows(after, self.before), key=key(self.stage.name, "scores"), description=title)
-            self._kept().parent.mkdir(parents=True, exist_ok=True)
-            self._kept().write_text(json.dumps(after), encoding="utf-8")
+        if after := scores_of(self.root, self.stage):
+            self._scores(after)
         for out in self.stage.outs:
             if out.kind == "plot":
                 self._plot(out)
-        with harmless("outs"):
-            create_markdown_artifact(outs_table(self.root, self.stage), key=key(self.stage.name, "outs"))
+        table = outs_table(self.root, self.stage)
+        self.page.show("outs", lambda: create_markdown_artifact(table, key=key(self.stage.name, "outs")))
+
+    def _scores(self, after: Scores) -> None:
+        """Show the scores, and keep them for the next comparison."""
+        rows, title = score_rows(after, self.before), f"Scores of `{self.stage.name}` and their change against the last run"
+        self.page.show("scores", lambda: create_table_artifact(rows, key=key(self.stage.name, "scores"), description=title))
+        self._kept().parent.mkdir(parents=True, exist_ok=True)
+        self._kept().write_text(json.dumps(after), encoding="utf-8")
 
     def _plot(self, out: Out) -> None:
         """Show a plot as Markdown with the picture in it: below an image artifact Prefect prints its whole address."""
+
+        def make() -> Any:
+            picture = f"![{out.path}]({data_uri(draw(self.root / out.path, out.plot))})"
+            return create_markdown_artifact(picture, key=key(self.stage.name, name), description=f"`{out.path}`")
+
         stem = Path(out.path).stem
         name = "plot" if stem == self.stage.name else f"plot-{stem}"
-        with harmless(out.path):
-            picture = f"![{out.path}]({data_uri(draw(self.root / out.path, out.plot))})"
-            create_markdown_artifact(picture, key=key(self.stage.name, name), description=f"`{out.path}`")
+        self.page.show(out.path, make)
 
     def _kept(self) -> Path:
         """Return where the scores are kept for a run whose predecessor was killed after DVC had removed its outs."""
@@ -166,21 +196,6 @@ def summary_rows(result: RunResult) -> list[dict[str, str]]:
         seconds = f"{row.seconds:.1f}" if row.seconds else ""
         rows.append({"stage": row.stage, "state": row.state, "seconds": seconds, "scores": told or row.detail})
     return rows
-
-
-def publish_summary(result: RunResult) -> None:
-    """Show the summary on the flow run's page."""
-    with harmless("the summary"):
-        create_table_artifact(summary_rows(result), key="summary", description="Every stage of the run")
-
-
-@contextmanager
-def harmless(what: str) -> Iterator[None]:
-    """Turn whatever keeps `what` from being shown into a warning in the log of the current run."""
-    try:
-        yield
-    except (httpx.HTTPError, OSError, ValueError) as error:
-        get_run_logger().warning("%s cannot be shown: %s: %s", what, type(error).__name__, error)
 
 
 def _read_scores(path: Path) -> Scores:

@@ -27,7 +27,7 @@ from prefect.flows import Flow
 from prefect.futures import PrefectWrappedFuture
 from prefect.logging import get_run_logger
 from prefect.logging.formatters import PrefectFormatter
-from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+from prefect.logging.handlers import APILogHandler, APILogWorker, PrefectConsoleHandler
 from prefect.runtime import flow_run
 from prefect.settings import temporary_settings
 from prefect.states import Cancelled, Completed, Failed, State
@@ -35,7 +35,7 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import allow_failure
 
 from flows import history
-from flows.artifacts import Shown, harmless, publish_summary, scores_of
+from flows.artifacts import Page, Shown, scores_of
 from flows.graph import Graph, RunResult, StageResult, Step
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
@@ -151,6 +151,7 @@ class Stages:
         self.root, self.graph, self.steps, self.params = root, graph, steps, params
         self.profile = profile or "default"
         self.slots = Slots(cores, jobs or LIGHT_PER_CORE * cores)
+        self.page = Page()
         self.children = Children()
         self.outcomes: dict[str, Outcome] = {}
         self.finished = False
@@ -163,8 +164,8 @@ class Stages:
         it look at nothing else, and would leave it pending for ever.
         """
         logger, futures = get_run_logger(), dict[str, PrefectWrappedFuture[Any, Any]]()
-        with harmless("the run's tag"):
-            get_client(sync_client=True).update_flow_run(cast(Any, flow_run.id), tags=[self.profile])
+        client, run_id = get_client(sync_client=True), cast(Any, flow_run.id)
+        self.page.show("the run's tag", lambda: client.update_flow_run(run_id, tags=[self.profile]))
         try:
             for step in self.steps:
                 needs = [allow_failure(futures[name]) for name in self.graph.needs[step.stage.name] if name in futures]
@@ -181,7 +182,7 @@ class Stages:
                 self.children.stop()
             concurrent.futures.wait(running)
             self.finished = True
-        publish_summary(self.result())
+        self.page.summary(self.result())
         return self._state()
 
     def result(self) -> RunResult:
@@ -190,7 +191,7 @@ class Stages:
 
     def _task(self, step: Step) -> Task[[], State[Any]]:
         name = step.stage.name
-        shown = Shown(self.root, step.stage)
+        shown = Shown(self.page, self.root, step.stage)
         return Task(
             lambda: self._stage(step, shown),
             name=name,
@@ -257,14 +258,10 @@ class Stages:
 
     def _wait(self, futures: list[concurrent.futures.Future[Any]]) -> None:
         """Wait for all tasks; look now and then whether the run was cancelled on the page, which only marks it there."""
-        client = get_client(sync_client=True)
-        run_id = cast(Any, flow_run.id)
+        client, run_id = get_client(sync_client=True), cast(Any, flow_run.id)
         while concurrent.futures.wait(futures, timeout=LOOK).not_done:
-            try:
-                state = client.read_flow_run(run_id).state
-            except httpx.HTTPError:
-                continue
-            if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            run = self.page.show("the run's state", lambda: client.read_flow_run(run_id))
+            if run is not None and run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled()):
                 self.children.stop()
 
 
@@ -306,6 +303,14 @@ def _plain_log() -> Iterator[None]:
 
 
 def _drain() -> None:
-    """Wait until the last log lines and states have gone out to the server, or cannot any more."""
+    """Wait until the last log lines and states are with the server; give them up when it does not take them.
+
+    Prefect would go on trying at the exit of this process, minutes for every line; there is no setting for that.
+    """
+    workers: tuple[Any, ...] = (APILogWorker, EventsWorker)
+    services = [service for worker in workers for service in worker._instances.values()]
     APILogHandler().flush()
     EventsWorker.drain_all(timeout=DRAIN)
+    for service in services:
+        service._queue.queue.clear()
+        service._queue.put_nowait(None)

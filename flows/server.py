@@ -89,9 +89,11 @@ class Server:
         return True
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings of a client: no result is pickled or kept, DVC is the only cache."""
-        home = {"home": self.log.parent} if self.log else {}
-        return {"api.url": self.api_url, "results.persist_by_default": False, **home}
+        """Return the settings of a client: no result is stored, DVC is the only cache; a lost server is soon given up."""
+        more: dict[str, Any] = {"home": self.log.parent} if self.log else {}
+        if "PREFECT_CLIENT_MAX_RETRIES" not in os.environ:
+            more["client.max_retries"] = 2
+        return {"api.url": self.api_url, "results.persist_by_default": False, **more}
 
     def environment(self) -> dict[str, str]:
         """Return the same for a process of Prefect's that is started for this server."""

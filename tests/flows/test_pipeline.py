@@ -11,7 +11,6 @@ from contextlib import ExitStack
 import httpx
 import psutil
 import pytest
-from prefect.settings import temporary_settings
 
 from flows import history
 from flows.graph import RunResult
@@ -306,8 +305,7 @@ class TestWhenSomethingHappens:
         root = make_checkout(tmp_path / "other", WORK_STAGE + APART, "work: {seconds: 1.0}")
         monkeypatch.setenv("PREFECT_API_URL", server.api_url)
         self.once_at_work(root, server.stop)
-        with temporary_settings({"client.max_retries": 0}):
-            result = run(root, *planned(root))
+        result = run(root, *planned(root))
         assert states(result) == {"work": "completed", "apart": "completed"}
         assert "the Prefect server was lost" in capfd.readouterr().err
         assert "up to date" in command(root, "dvc", "status")
