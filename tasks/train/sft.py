@@ -7,7 +7,7 @@ computed is padding.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import check_folder, encode_completion, encode_prompt, load_causal, load_tokenizer, set_determinism
-from tasks.runtime.packing import IGNORED, Example, collate, pack
+from tasks.runtime.packing import IGNORED, Example, PackedRow, collate, pack
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Completion, read_records
@@ -24,7 +24,9 @@ from tasks.runtime.stage import In, Out, Run
 from tasks.train.params import FitParams
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from tasks.train.trainer import Plan
 
 
 class Params(FitParams):
@@ -58,25 +60,16 @@ def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out,
     measured = encode(tokenizer, heldout, params, str(source))
     rows = pack(learned.examples, params.max_length)
 
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    from tasks.train.trainer import PackedLoss, Plan, arguments, check_context, fit, mean_loss, publish_model, thinned, trainable
-
-    class PackedSFTTrainer(PackedLoss, SFTTrainer):
-        """TRL's trainer on rows that are already encoded and packed."""
+    from tasks.train.trainer import Plan, check_context, fit, mean_loss, publish_model, thinned
 
     plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
-    settings = arguments(SFTConfig, plan, dataset_kwargs={"skip_prepare_dataset": True})
-    model, _ = load_causal(base)
-    check_context(model, params, base)
-    trainer = PackedSFTTrainer(
-        trainable(model, place),
-        settings,
-        train_dataset=Dataset.from_list(rows).select(plan.order),
-        data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
-        processing_class=tokenizer,
-    )
+
+    def load() -> PreTrainedModel:
+        model, _ = load_causal(base)
+        check_context(model, params, base)
+        return model
+
+    trainer = packed_trainer(load, tokenizer, rows, plan)
     points = thinned(fit(trainer, plan))
     loss = mean_loss(trainer, plan, pack(measured.examples, params.max_length), tokenizer.pad_token_id)
     publish_model(trainer, tokenizer, plan, out, "An instruction-tuned policy: it answers prompts and stops.")
@@ -125,6 +118,31 @@ def encode(tokenizer: PreTrainedTokenizerBase, records: Sequence[Completion], pa
     if not found.examples:
         raise UserError(f"{source}: every record is longer than sft.max_length: {params.max_length}; raise it")
     return found
+
+
+def packed_trainer(
+    load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, rows: Sequence[PackedRow], plan: Plan
+) -> Trainer:
+    """Return TRL's trainer for a model, on rows that are encoded and packed already.
+
+    The model is loaded when the place is settled: ZeRO-3 shares it out while it is read.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from tasks.train.trainer import PackedLoss, arguments, trainable
+
+    class PackedSFTTrainer(PackedLoss, SFTTrainer):
+        """TRL's trainer with the loss of packed rows."""
+
+    settings = arguments(SFTConfig, plan, dataset_kwargs={"skip_prepare_dataset": True})
+    return PackedSFTTrainer(
+        trainable(load(), plan.place),
+        settings,
+        train_dataset=Dataset.from_list(rows).select(plan.order),
+        data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
+        processing_class=tokenizer,
+    )
 
 
 if __name__ == "__main__":
