@@ -229,10 +229,11 @@ def _put_back(root: Path) -> None:
 
 def _drafts(root: Path) -> Iterator[Finding]:
     """Find what a killed stage had half written beside its outs: it only takes up space."""
-    drafts = [path for path in (root / "data").rglob(".*.draft-*") if not psutil.pid_exists(int(path.name.rpartition("-")[2]))]
+    found = {path: re.search(r"\.draft-(\d+)$", path.name) for path in (root / "data").rglob(".*.draft-*")}
+    drafts = [path for path, maker in found.items() if maker and not psutil.pid_exists(int(maker[1]))]
     if drafts:
-        found = ", ".join(str(path.relative_to(root)) for path in drafts)
-        yield Finding("drafts", "fault", f"left by killed stages: {found}", REPAIR, partial(_remove, drafts))
+        names = ", ".join(str(path.relative_to(root)) for path in drafts)
+        yield Finding("drafts", "fault", f"left by killed stages: {names}", REPAIR, partial(_remove, drafts))
 
 
 def _remove(paths: list[Path]) -> None:

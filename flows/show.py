@@ -85,7 +85,7 @@ def action(step: Step) -> str:
 
 
 def why(reasons: Sequence[str], room: int = 3) -> str:
-    """Join reasons for people: of the changed params, and of the stages that are waited for, the first `room` and how many more."""
+    """Join reasons for people: of changed params, and of stages that are waited for, the first `room` and how many more."""
     params = [reason for reason in reasons if reason.startswith("param ")]
     waits = [reason.removeprefix(WAITS) for reason in reasons if reason.startswith(WAITS)]
     others = [reason for reason in reasons if not reason.startswith(("param ", WAITS))]
