@@ -21,6 +21,7 @@ from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Text, read_records
 from tasks.runtime.stage import In, Out, Run
 from tasks.train.params import FitParams
+from tasks.train.plan import Plan, thinned
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -55,7 +56,8 @@ def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, score
 
     from transformers import TrainingArguments
 
-    from tasks.train.trainer import PackedLoss, Plan, arguments, fit, mean_loss, publish_model, thinned
+    from tasks.train.attendant import fit
+    from tasks.train.trainer import PackedLoss, arguments, mean_loss, publish_model
 
     plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
     model = new_model(params, words)

@@ -27,6 +27,7 @@ from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Preference, read_records
 from tasks.runtime.stage import In, Out, Run
 from tasks.train.params import FitParams
+from tasks.train.plan import Plan, thinned
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,8 @@ def main(params: Params, run: Run, *, base: In, preferences: In, out: Out, score
     from trl import RewardConfig, RewardTrainer
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
-    from tasks.train.trainer import Plan, arguments, check_context, chunks, fit, publish_model, thinned, total, trainable
+    from tasks.train.attendant import fit
+    from tasks.train.trainer import arguments, check_context, chunks, publish_model, total, trainable
 
     plan = Plan(run, params, place, [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in learned.rows])
     settings = arguments(RewardConfig, plan, max_length=None)

@@ -22,11 +22,10 @@ from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Completion, read_records
 from tasks.runtime.stage import In, Out, Run
 from tasks.train.params import FitParams
+from tasks.train.plan import Plan, thinned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-
-    from tasks.train.trainer import Plan
 
 
 class Params(FitParams):
@@ -60,7 +59,8 @@ def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out,
     measured = encode(tokenizer, heldout, params, str(source))
     rows = pack(learned.examples, params.max_length)
 
-    from tasks.train.trainer import Plan, check_context, fit, mean_loss, publish_model, thinned
+    from tasks.train.attendant import fit
+    from tasks.train.trainer import check_context, mean_loss, publish_model
 
     plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
 

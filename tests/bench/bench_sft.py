@@ -32,7 +32,8 @@ from tasks.runtime.packing import IGNORED, Example, pack
 from tasks.runtime.records import Completion, Text, read_records
 from tasks.runtime.stage import Run
 from tasks.train import pretrain, sft
-from tasks.train.trainer import Plan, fit
+from tasks.train.attendant import fit
+from tasks.train.plan import Plan
 
 THREADS = 2
 

@@ -14,8 +14,10 @@ from tasks.runtime.launch import Place
 from tasks.runtime.lease import Lease
 from tasks.runtime.packing import collate, pack, packed_loss
 from tasks.runtime.stage import Run
+from tasks.train.attendant import fit
 from tasks.train.params import FitParams
-from tasks.train.trainer import PackedLoss, Plan, arguments, chunks, fit, mean_loss, thinned
+from tasks.train.plan import Plan, thinned
+from tasks.train.trainer import PackedLoss, arguments, chunks, mean_loss
 from tests.tiny import llama
 
 
