@@ -30,8 +30,8 @@ def token_end(text: str, start: int) -> int:
         return start + 2  # the image of a set, f '' s
     if here == "'" and not (start and is_operator(text[start - 1])):
         return character_end(text, start)
-    if here == "r" and text[start + 1 :].lstrip("#").startswith('"'):
-        hashes = text.index('"', start) - start - 1
+    hashes = while_in(text, start + 1, lambda character: character == "#") - start - 1
+    if here == "r" and text.startswith('"', start + 1 + hashes):
         end = text.find('"' + "#" * hashes, start + hashes + 2)
         return len(text) if end < 0 else end + hashes + 1
     if here == "`":
@@ -56,7 +56,7 @@ def comment_end(text, position):
 
 
 def marked(text, quote):
-    before = text[:quote].rstrip(" ")
+    before = text[max(0, quote - 40) : quote].rstrip(" ")
     words = ("throwError", "logInfo", "logWarning", "logError", "dbg_trace")
     return before.endswith(words) or (before.endswith("!") and before[-2:-1].isascii() and before[-2:-1].isalpha())
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.data.lean.comments import code_lines, comments, refusal
@@ -63,6 +63,7 @@ LINES = st.lists(st.sampled_from(["  simp", "  · ring", "    rw [h] at h'", '  
 COMMENT = st.text("ab-/ '\"", max_size=6).map(lambda text: "-- " + text)
 
 
+@settings(deadline=None)
 @given(LINES, st.data())
 def test_line_comments_anywhere_leave_the_code(lines, data):
     """By construction: whatever is put behind a line, or on lines of its own, is what the strip takes away."""
@@ -74,6 +75,7 @@ def test_line_comments_anywhere_leave_the_code(lines, data):
     assert code_lines("\n".join(commented)) == lines
 
 
+@settings(deadline=None)
 @given(LINES, st.data())
 def test_a_changed_character_of_code_is_noticed(lines, data):
     proof = "\n".join(lines)
