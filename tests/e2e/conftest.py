@@ -28,9 +28,9 @@ def copy_project(place: Path) -> Path:
 
 
 def start(checkout: Path, *command: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run `python -m COMMAND` in a checkout, with no Prefect API configured from outside."""
+    """Run `python -m COMMAND` in a checkout, as in an activated environment, with no Prefect API configured from outside."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "TEMPER_PROCESSES"))}
-    environment |= {"COLUMNS": "160"}
+    environment |= {"COLUMNS": "160", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"}
     return subprocess.run(
         [sys.executable, "-m", *command], cwd=checkout, env=environment, capture_output=True, text=True, **options
     )
