@@ -26,15 +26,17 @@ from tasks.data.lean.words import (
     LOCAL,
     MODIFIERS,
     RESERVED,
+    SCOPES,
     THEOREMS,
 )
 
 _BRACKETS = frozenset(CLOSERS) | CLOSING
 _PLAIN_OPENER = {")": "(", "}": "{", "⟩": "⟨", "⦄": "⦃"}
 _WATCHED = _BRACKETS | RESERVED | LOCAL
-_DEEPEST = 64
+_DEEPEST = 16
 """How many open brackets a closing one may close at once: beyond that it is taken for a stray one."""
-_LINE = re.compile(r"^(?=[^\s])", re.MULTILINE)
+_LINE = re.compile(r"^[^\s|})\]⟩·-]", re.MULTILINE)
+"""A line that begins at the margin, with what may begin a command."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def split(source: Lexed) -> list[Command]:
         keyword = source.tokens[head] if head < stop else ""
         keyword = "/-!" if keyword.startswith("/-!") else keyword
         commands.append(Command(start.token, head, stop, keyword, scope, start.unbalanced))
-        scope = scopes.after(scope, keyword, read_name(source, commands[-1]))
+        if keyword in SCOPES:
+            scope = scopes.after(scope, keyword, read_name(source, commands[-1]))
     return commands
 
 
@@ -146,8 +149,8 @@ class _Splitter:
     def _margin(self) -> set[int]:
         """Return the indices of the tokens at the very beginning of a line."""
         starts = self.source.starts
-        lines = ((bisect_left(starts, match.end()), match.end()) for match in _LINE.finditer(self.source.text))
-        return {index for index, position in lines if starts[index] == position}
+        places = [match.start() for match in _LINE.finditer(self.source.text)]
+        return {index for place in places if starts[index := bisect_left(starts, place)] == place}
 
     def _close(self, index: int) -> None:
         """Close the innermost bracket that `index` can close, and what stayed open within it; a stray closer is passed over."""

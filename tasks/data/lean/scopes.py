@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.data.lean.words import SCOPES
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scope:
@@ -19,9 +17,7 @@ class Scope:
 
 
 def after(scope: Scope | None, keyword: str, name: str) -> Scope | None:
-    """Return the innermost scope after a command. A dotted name opens, or closes, one scope for each of its parts."""
-    if keyword not in SCOPES:
-        return scope
+    """Return the innermost scope after `keyword name`. A dotted name opens, or closes, one scope for each of its parts."""
     for part in parts(name):
         if keyword != "end":
             scope = Scope(keyword, part, scope)

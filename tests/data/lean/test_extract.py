@@ -369,3 +369,25 @@ def test_real_declarations_are_as_many_as_lines_that_begin_one(blueprint, real_d
         code = [token for token in reference.tokens(row["text"]) if not token.startswith(("--", "/-", '"'))]
         declared = sum(token in ("theorem", "lemma") for token in code)
         assert declared == sum(theorem.File_path == row["file"] for theorem in blueprint.theorems), row["file"]
+
+
+@pytest.mark.real
+def test_every_minif2f_statement_is_read_under_its_name(real_data):
+    rows = [json.loads(line) for line in (real_data / "data/lean/minif2f.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 488
+    for row in rows:
+        theorem = one(row["header"] + row["informal_prefix"] + row["formal_statement"] + "  sorry\n")
+        assert (theorem.Name, theorem.Sorry) == (row["name"], True)
+        assert f"{theorem.Statement} by" == row["formal_statement"].strip()
+        assert theorem.Docstring
+
+
+@pytest.mark.real
+def test_statements_are_cut_where_the_released_set_cuts_them(real_data):
+    """All but one, whose published statement runs on into its proof. 14 published names are cut short; the theorem's counts."""
+    rows = json.loads((real_data / "data/lean/minif2f_valid_commented.json").read_text(encoding="utf-8"))
+    theorems = [one(row["Proof"]) for row in rows]
+    other = [row["Name"] for row, theorem in zip(rows, theorems, strict=True) if theorem.Statement != row["Statement"]]
+    assert other == ["imo_1979_p1"]
+    assert all(theorem.Name.startswith(row["Name"]) for row, theorem in zip(rows, theorems, strict=True))
+    assert (len({row["Name"] for row in rows}), len({theorem.Name for theorem in theorems})) == (92, 100)
