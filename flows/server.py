@@ -25,7 +25,7 @@ from typing import IO, Any
 from flows import child
 
 HOME = Path(".temper/prefect")
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds a server may take to answer before we say that it did not come up."""
 PATIENCE_WITH_OTHERS = 15.0
 """The same for a server that PREFECT_API_URL names: it should be up already."""
@@ -54,9 +54,10 @@ class Server:
     log: Path | None = None
     """What it prints, when it is ours."""
 
-    def __init__(self, api_url: str) -> None:
-        """Name a server by the address of its API."""
+    def __init__(self, api_url: str, patience: float = PATIENCE) -> None:
+        """Name a server by the address of its API, and how long it may take to answer."""
         self.api_url = api_url
+        self.patience = patience
         self.started = time.monotonic()
         self.seconds = 0.0
         """How long it took to answer, once it has."""
@@ -66,8 +67,9 @@ class Server:
         """Return the address of the page for people."""
         return self.api_url.removesuffix("/api")
 
-    def wait(self, patience: float = PATIENCE) -> None:
+    def wait(self, patience: float | None = None) -> None:
         """Return when the server answers. Raises ServerError when it does not within `patience` seconds, or has ended."""
+        patience = self.patience if patience is None else patience
         while not self.answers():
             if not self.alive():
                 raise ServerError(f"the Prefect server ended before it answered{self._see()}")
@@ -77,10 +79,12 @@ class Server:
         self.seconds = self.seconds or time.monotonic() - self.started
 
     def answers(self, timeout: float = 3.0) -> bool:
-        """Say whether the API answers now."""
+        """Say whether the API answers now; one that wants to know who asks does."""
         try:
             with urllib.request.urlopen(f"{self.api_url}/health", timeout=timeout) as reply:
                 return bool(reply.status == 200)
+        except urllib.error.HTTPError as refusal:
+            return refusal.code < 500
         except OSError:
             return False
 
@@ -177,7 +181,7 @@ def start_in_background(root: Path = Path(), *, port: int = 0, for_workers: bool
     if running is not None and running.alive():
         return running
     if url := os.environ.get("PREFECT_API_URL"):
-        return Server(url.rstrip("/"))
+        return Server(url.rstrip("/"), patience=PATIENCE_WITH_OTHERS)
     (root / HOME).mkdir(parents=True, exist_ok=True)
     with (root / HOME / "address").open("a+", encoding="utf-8") as address:
         if not _take(address):
