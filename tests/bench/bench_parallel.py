@@ -12,6 +12,8 @@ from pathlib import Path
 
 from flows.server import start_in_background
 from tasks.runtime.imports import ROOT
+
+sys.path.insert(0, str(ROOT))  # `tests` is no installed package
 from tests.flows.checkout import environment, make_checkout
 
 STAGES, SLEEP, ROUNDS = 8, 2, 3
