@@ -26,6 +26,7 @@ from prefect.logging import get_run_logger
 
 from flows.graph import Out, RunResult, Stage
 from flows.history import FOLDER
+from flows.show import headline
 
 LINES = 8
 """A plot with more lines than this shows the first ones and says so."""
@@ -192,9 +193,8 @@ def summary_rows(result: RunResult) -> list[dict[str, str]]:
     """Return one row a stage: its state, seconds, and first scores, or why it did not finish."""
     rows = []
     for row in result.rows:
-        told = ", ".join(f"{name} {number(value)}" for name, value in list(row.scores.items())[:3])
         seconds = f"{row.seconds:.1f}" if row.seconds else ""
-        rows.append({"stage": row.stage, "state": row.state, "seconds": seconds, "scores": told or row.detail})
+        rows.append({"stage": row.stage, "state": row.state, "seconds": seconds, "scores": headline(row)})
     return rows
 
 

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from typing import IO
 GRACE = 20.0
 """Seconds that a stopped child has to write its checkpoint before it is killed."""
 PR_SET_PDEATHSIG = 1
+SHELL = shutil.which("bash") or "/bin/sh"
+"""What DVC starts a stage's command with. bash becomes the command; dash stays in between and dies of the stop before it."""
 
 
 def start(
@@ -40,7 +43,7 @@ def start(
     return subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, "PATH": search_path(), **(env or {})},
+        env={**os.environ, "PATH": search_path(), "SHELL": SHELL, **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -83,7 +83,7 @@ def run(
     sets: Sets = None,
     force: Annotated[bool, typer.Option("--force", help="Run the named stages, or all, even if nothing changed.")] = False,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, metavar="N", help="Stages side by side; default: one a core.")
+        int | None, typer.Option("--jobs", min=1, metavar="N", help="Stages side by side; default: as the cores allow.")
     ] = None,
 ) -> None:
     """Run what is stale through Prefect, and nothing else.

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.graph import RunResult, Step
+from flows.graph import RunResult, StageResult, Step
 from tasks.runtime.progress import clock
 
 COLOURS = {
@@ -118,8 +118,13 @@ def total(planned: Sequence[Step]) -> str:
 
 def summary(result: RunResult) -> None:
     """Print how a run ended, stage by stage."""
-    rows = [[row.stage, row.state, duration(row.seconds or None), row.detail] for row in result.rows]
-    table(("stage", "state", "took", ""), rows)
+    rows = [[row.stage, row.state, duration(row.seconds or None), headline(row)] for row in result.rows]
+    table(("stage", "state", "took", "first scores, or why not"), rows)
+
+
+def headline(row: StageResult) -> str:
+    """Return the first three scores of a stage; what there is to say of one that has none or did not finish."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(row.scores.items())[:3]) or row.detail
 
 
 def numbers(values: Mapping[str, Any], under: str = "") -> list[list[str]]:

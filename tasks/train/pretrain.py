@@ -39,8 +39,6 @@ class Params(FitParams):
     """Attention heads; they share `hidden_size` evenly."""
     intermediate_size: int = Field(384, ge=8, le=65_536)
     """Width of the feed-forward layers."""
-    initializer_range: float = Field(0.06, gt=0, lt=1)
-    """Standard deviation of the first weights. At this width the usual 0.02 leaves attention flat for most of a short run."""
     positions: int = Field(512, ge=8, le=131_072)
     """Longest sequence that the model will take, in tokens; at least `max_length`."""
 

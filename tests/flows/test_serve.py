@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import httpx
 import psutil
@@ -41,10 +42,15 @@ def served(root):
 
 
 def start_run(api: httpx.Client, deployment: str, **parameters) -> str:
-    """Start a deployment as the page does; return the id of the flow run."""
+    """Start a deployment as the page does; return the id of the flow run. 503 is the server's word for "busy: again"."""
     found = api.get(f"/deployments/name/temper/{deployment}").raise_for_status().json()
     asked = {"parameters": found["parameters"] | parameters}
-    return api.post(f"/deployments/{found['id']}/create_flow_run", json=asked).raise_for_status().json()["id"]
+    for _ in range(30):
+        answer = api.post(f"/deployments/{found['id']}/create_flow_run", json=asked)
+        if answer.status_code != 503:
+            break
+        time.sleep(1)
+    return answer.raise_for_status().json()["id"]
 
 
 def ended(api: httpx.Client, run: str) -> dict:
