@@ -45,6 +45,8 @@ class Stage:
     outs: tuple[Out, ...]
     param_keys: tuple[str, ...]
     """The keys of params.yaml that DVC compares."""
+    sets: tuple[str, ...] = ()
+    """What the command sets beside its section, as `key=value`: what tells the cells of a matrix apart."""
     always_changed: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The free `meta` mapping of dvc.yaml."""
@@ -182,6 +184,7 @@ def _stage(pipeline: Pipeline, name: str) -> Stage:
         cmd=cmd,
         module=module,
         section=keys[0].split(".")[0] if module and keys else None,
+        sets=tuple(re.findall(r"--set[ =](\S+)", cmd)),
         deps=tuple(pipeline.path(dep) for dep in stage.deps if not pipeline.is_params(dep)),
         outs=tuple(Out(pipeline.path(out), _kind(out), out.plot if isinstance(out.plot, dict) else {}) for out in stage.outs),
         param_keys=keys,

@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.graph import Graph
 from flows.overlay import origin
-from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, params_of
+from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, overridden, params_of
 
 
 def check_sections(
@@ -47,7 +47,7 @@ def _check_stage(
             f"dvc.yaml: stage '{name}' reads section '{params_type.section}' but its `params` lists only "
             f"{list(stage.param_keys)}; DVC would not see a change there"
         )
-    check_section(params_type, params, origin(root, params_type.section, profile, sets))
+    check_section(params_type, overridden(params_type, params, stage.sets), origin(root, params_type.section, profile, sets))
 
 
 def _params_of(module: str) -> type[StageParams]:

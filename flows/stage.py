@@ -26,6 +26,7 @@ from typing import Any, Literal
 from flows import child
 from flows.graph import Stage
 from tasks.runtime import progress
+from tasks.runtime.params import label
 from tasks.runtime.stage import PREEMPTED
 
 LOGS = Path(".temper/logs")
@@ -142,7 +143,7 @@ def attempt(
     if children.stopping:
         return Outcome("stopped", detail="not started: the run was stopped")
     started = time.monotonic()
-    place = root / progress.FOLDER / f"{stage.section or stage.name}.json"
+    place = root / progress.FOLDER / f"{label(stage.section, stage.sets) if stage.section else stage.name}.json"
     place.unlink(missing_ok=True)
     process = child.start("dvc", *_arguments(stage.name, force), cwd=root, output=subprocess.PIPE, env={"PYTHONUNBUFFERED": "1"})
     transcript = Transcript()

@@ -7,7 +7,7 @@ stage module at its top, so that `temper plan` can check every section in millis
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,6 +69,25 @@ def check_section(params_type: type[StageParams], values: Mapping[str, Any], sou
     except ValidationError as error:
         faults = "; ".join(_fault(params_type, section, fault) for fault in error.errors())
         raise UserError(f"{source}: {faults}") from None
+
+
+def overridden(params_type: type[StageParams], values: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """Return `values` with every `key=value` of `sets` (the value as YAML) in the section of `params_type`.
+
+    So one section serves all cells of a matrix in dvc.yaml. Raises UserError for an item that is not of this form.
+    """
+    body = dict(values.get(params_type.section) or {})
+    for item in sets:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"--set {item}: must be KEY=VALUE, a key of section '{params_type.section}'")
+        body[key] = YAML(typ="safe", pure=True).load(text)
+    return {**values, params_type.section: body} if sets else dict(values)
+
+
+def label(section: str, sets: Sequence[str]) -> str:
+    """Return the name of a run of a stage: its section, and for a cell of a matrix what sets it apart (`tax@l2-0.1`)."""
+    return "@".join([section, *["-".join(item.partition("=")[2] for item in sets)] * bool(sets)])
 
 
 def load_params(params_type: type[StageParams], path: Path = PARAMS_FILE) -> StageParams:

@@ -26,7 +26,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 from tasks.runtime.checkpoint import Checkpoints, sha256
 from tasks.runtime.imports import ROOT, project_modules
 from tasks.runtime.lease import Lease
-from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, read_yaml
+from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, label, overridden, read_yaml
 from tasks.runtime.progress import Progress
 
 In = Annotated[Path, "in"]
@@ -44,7 +44,7 @@ class Run:
     """One run of one stage."""
 
     stage: str
-    """Name of the stage: its section in params.yaml."""
+    """Name of the stage: its section in params.yaml, and for a cell of a matrix what sets it apart."""
     identity: str
     """Hash of params, code and inputs: what makes the numbers."""
     lease: Lease
@@ -77,11 +77,12 @@ def run_stage(main: Callable[..., None], arguments: list[str] | None = None, ran
 def _run(main: Callable[..., None], arguments: list[str], rank: int) -> int:
     hints = get_type_hints(main, include_extras=True)
     params_type: type[StageParams] = hints["params"]
-    flags, source = _parse(main, hints, params_type, arguments)
-    stage = params_type.section
+    flags, source, sets = _parse(main, hints, params_type, arguments)
+    stage = label(params_type.section, sets)
 
     def body() -> None:
-        params = check_section(params_type, read_yaml(source), str(source))
+        values = overridden(params_type, read_yaml(source), sets)
+        params = check_section(params_type, values, " ".join([str(source), *(f"--set {item}" for item in sets)]))
         _require_inputs(hints, flags)
         with Lease(WORK / "work" / (f"{stage}.rank{rank}" if rank else stage), stage) as lease:
             inputs = {name: _content(path) for name, path in flags.items() if hints[name] is In}
@@ -112,16 +113,17 @@ def exit_code(body: Callable[[], None], who: str) -> int:
 
 def _parse(
     main: Callable[..., None], hints: dict[str, Any], params_type: type[StageParams], arguments: list[str]
-) -> tuple[dict[str, Path], Path]:
-    """Turn the keyword-only parameters of `main` into flags and read them; also return the params file."""
+) -> tuple[dict[str, Path], Path, list[str]]:
+    """Turn the keyword-only parameters of `main` into flags and read them, the params file, and what is set beside it."""
     module = sys.modules[main.__module__]
     parser = argparse.ArgumentParser(prog=f"python -m {_module_name(main)}", description=module.__doc__)
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help=f"YAML with the section {params_type.section!r}")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of that section, for this run")
     names = [p.name for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in names:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, dest=name)
     values = vars(parser.parse_args(arguments))
-    return {name: values[name] for name in names}, values["params"]
+    return {name: values[name] for name in names}, values["params"], values["set"]
 
 
 def _require_inputs(hints: dict[str, Any], flags: dict[str, Path]) -> None:

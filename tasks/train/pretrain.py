@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from tasks.runtime.fit.params import FitParams
+from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import load_tokenizer, set_determinism
 from tasks.runtime.packing import Example, collate, pack
@@ -20,8 +22,6 @@ from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Text, read_records
 from tasks.runtime.stage import In, Out, Run
-from tasks.train.params import FitParams
-from tasks.train.plan import Plan, thinned
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -54,8 +54,8 @@ def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, score
 
     from transformers import TrainingArguments
 
-    from tasks.train.attendant import fit
-    from tasks.train.trainer import PackedLoss, arguments, mean_loss, publish_model
+    from tasks.runtime.fit.attendant import fit
+    from tasks.runtime.fit.trainer import PackedLoss, arguments, mean_loss, publish_model
 
     plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
     model = new_model(params, words)

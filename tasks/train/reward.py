@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from tasks.runtime.fit.params import FitParams
+from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import (
     check_folder,
@@ -26,8 +28,6 @@ from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Preference, read_records
 from tasks.runtime.stage import In, Out, Run
-from tasks.train.params import FitParams
-from tasks.train.plan import Plan, thinned
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +66,8 @@ def main(params: Params, run: Run, *, base: In, preferences: In, out: Out, score
     from trl import RewardConfig, RewardTrainer
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
-    from tasks.train.attendant import fit
-    from tasks.train.trainer import arguments, check_context, chunks, publish_model, total, trainable
+    from tasks.runtime.fit.attendant import fit
+    from tasks.runtime.fit.trainer import arguments, check_context, chunks, publish_model, total, trainable
 
     plan = Plan(run, params, place, [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in learned.rows])
     settings = arguments(RewardConfig, plan, max_length=None)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tasks.runtime.fit.params import FitParams
+from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import check_folder, encode_completion, encode_prompt, load_causal, load_tokenizer, set_determinism
 from tasks.runtime.packing import IGNORED, Example, PackedRow, collate, pack
@@ -21,8 +23,6 @@ from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Completion, read_records
 from tasks.runtime.stage import In, Out, Run
-from tasks.train.params import FitParams
-from tasks.train.plan import Plan, thinned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -59,8 +59,8 @@ def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out,
     measured = encode(tokenizer, heldout, params, str(source))
     rows = pack(learned.examples, params.max_length)
 
-    from tasks.train.attendant import fit
-    from tasks.train.trainer import check_context, mean_loss, publish_model
+    from tasks.runtime.fit.attendant import fit
+    from tasks.runtime.fit.trainer import check_context, mean_loss, publish_model
 
     plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
 
@@ -130,7 +130,7 @@ def packed_trainer(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from tasks.train.trainer import PackedLoss, arguments, trainable
+    from tasks.runtime.fit.trainer import PackedLoss, arguments, trainable
 
     class PackedSFTTrainer(PackedLoss, SFTTrainer):
         """TRL's trainer with the loss of packed rows."""

@@ -25,6 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from trl import SFTConfig, SFTTrainer
 
 from tasks.data.tokenizer import word_tokenizer
+from tasks.runtime.fit.attendant import fit
+from tasks.runtime.fit.plan import Plan
 from tasks.runtime.launch import Place
 from tasks.runtime.lease import Lease
 from tasks.runtime.models import load_causal, set_determinism
@@ -32,8 +34,6 @@ from tasks.runtime.packing import IGNORED, Example, pack
 from tasks.runtime.records import Completion, Text, read_records
 from tasks.runtime.stage import Run
 from tasks.train import pretrain, sft
-from tasks.train.attendant import fit
-from tasks.train.plan import Plan
 
 THREADS = 2
 

@@ -40,9 +40,9 @@ def toy(tmp_path):
     (tmp_path / "toy.py").write_text(STAGE)
     (tmp_path / "in.txt").write_text("data")
 
-    def start(mode="fine", seconds=0.0, source="in.txt", section="toy"):
+    def start(*more, mode="fine", seconds=0.0, source="in.txt", section="toy"):
         (tmp_path / "params.yaml").write_text(f"{section}: {{mode: {mode}, seconds: {seconds}}}\n")
-        command = [sys.executable, "-m", "toy", "--source", source, "--out", "out.json"]
+        command = [sys.executable, "-m", "toy", "--source", source, "--out", "out.json", *more]
         environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -105,6 +105,15 @@ def test_identity_follows_params_and_data_and_nothing_else(toy):
     assert identity(seconds=0.01) != first
     toy.source.write_text("other data")
     assert identity() != first
+
+
+def test_what_is_set_on_the_command_line_makes_a_cell_with_a_name_of_its_own(toy):
+    process = toy("--set", "mode=broken")
+    assert process.communicate()[1].splitlines()[-1] == "toy@broken: RuntimeError: came apart"
+    process = toy("--set", "seconds=soon")
+    assert "params.yaml --set seconds=soon: toy.seconds: Input should be a valid number" in process.communicate()[1]
+    process = toy("--set", "seconds")
+    assert process.communicate()[1].endswith("--set seconds: must be KEY=VALUE, a key of section 'toy'\n")
 
 
 def test_the_stage_dies_with_its_parent(toy, tmp_path):

@@ -1,4 +1,4 @@
-"""The params that every stage of this room has beyond those of all training stages."""
+"""The params that every stage has that fits a model with the Trainer."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tasks.runtime.fit.plan import Plan
 from tasks.runtime.stage import Preempted
-from tasks.train.plan import Plan
 
 
 def fit(trainer: Trainer, plan: Plan, columns: Sequence[str] = ("loss", "learning_rate")) -> list[dict[str, float]]:

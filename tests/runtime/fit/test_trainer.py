@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainingArguments
 
+from tasks.runtime.fit.attendant import fit
+from tasks.runtime.fit.params import FitParams
+from tasks.runtime.fit.plan import Plan, thinned
+from tasks.runtime.fit.trainer import PackedLoss, arguments, chunks, mean_loss
 from tasks.runtime.launch import Place
 from tasks.runtime.lease import Lease
 from tasks.runtime.packing import collate, pack, packed_loss
 from tasks.runtime.stage import Run
-from tasks.train.attendant import fit
-from tasks.train.params import FitParams
-from tasks.train.plan import Plan, thinned
-from tasks.train.trainer import PackedLoss, arguments, chunks, mean_loss
 from tests.tiny import llama
 
 
@@ -83,7 +83,7 @@ def rows():
 
 def trained(rows, tmp_path, params: Params, most: int, monkeypatch) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """Train on `rows` with at most `most` rows a pass; return curve and weights."""
-    monkeypatch.setattr("tasks.train.trainer.TOKENS_A_PASS", most * params.max_length)
+    monkeypatch.setattr("tasks.runtime.fit.trainer.TOKENS_A_PASS", most * params.max_length)
     monkeypatch.chdir(tmp_path)
     made = Plan(Run("toy", f"by{most}", Lease(tmp_path, "toy")), params, Place(), [len(row["input_ids"]) for row in rows])
     model = llama()

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from tasks.runtime.fit.params import FitParams
+from tasks.runtime.fit.plan import Plan
 from tasks.runtime.launch import Place
 from tasks.runtime.models import save_model
 from tasks.runtime.packing import PackedRow, collate, summed_loss
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish
-from tasks.train.params import FitParams
-from tasks.train.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ TOKENS_A_PASS = 16_384
 
 
 def arguments(kind: type[Arguments], plan: Plan, **more: Any) -> Arguments:
-    """Return the Trainer's arguments: nothing is reported, evaluated or saved but by this room's own callback."""
+    """Return the Trainer's arguments: nothing is reported, evaluated or saved but by the attendant of this folder."""
     params, place = plan.params, plan.place
     micro, passes = place.split(params.batch_size, TOKENS_A_PASS // params.max_length)
     return kind(

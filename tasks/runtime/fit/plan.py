@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tasks.runtime.checkpoint import Checkpoints
+from tasks.runtime.fit.params import FitParams
 from tasks.runtime.launch import Place
 from tasks.runtime.stage import Run
-from tasks.train.params import FitParams
 
 REACHED = ("step", "learning_rate", "tokens")
 """Columns of a curve that tell where a run has got to; the others measure it."""
