@@ -33,6 +33,21 @@ class Row:
     """Which of the samples of that prompt."""
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One completion as it was drawn."""
+
+    ids: list[int]
+    """Its token ids, the stop token left out."""
+    stop: int | None
+    """The stop token that ended it; None when it was cut at `max_new_tokens`."""
+
+    @property
+    def actions(self) -> list[int]:
+        """Every token that the policy chose, the stop token included."""
+        return self.ids if self.stop is None else [*self.ids, self.stop]
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -53,21 +68,54 @@ def generate(
     `progress` counts completions. Puts the model in eval mode. Raises UserError for a prompt that leaves no room in the context.
     """
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    drawn = generate_ids(
+        model,
+        tokenizer,
+        encoded,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [tokenizer.batch_decode([one.ids for one in of_prompt], skip_special_tokens=True) for of_prompt in drawn]
+
+
+def generate_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    samples: int = 1,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None = None,
+    numbers: Sequence[int] | None = None,
+) -> list[list[Drawn]]:
+    """Return, for prompts given as token ids, the token ids that `generate` decodes: what was drawn, not what its text reads as.
+
+    `numbers` are the numbers of the prompts in a longer list of which these are a share; their samples are then drawn as there.
+    """
     _check_context(model, encoded, max_new_tokens)
-    rows = [Row(prompt, sample) for prompt in range(len(prompts)) for sample in range(samples)]
+    numbers = range(len(encoded)) if numbers is None else numbers
+    rows = [Row(prompt, sample) for prompt in range(len(encoded)) for sample in range(samples)]
     rows.sort(key=lambda row: (len(encoded[row.prompt]), row.prompt, row.sample))
     stop = _stop_ids(model, tokenizer)
     model.eval()
-    texts = [[""] * samples for _ in prompts]
+    found: list[list[Drawn]] = [[Drawn([], None)] * samples for _ in encoded]
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        noise = uniforms(seed, batch, max_new_tokens) if temperature else None
+        streams = [Row(numbers[row.prompt], row.sample) for row in batch]
+        noise = uniforms(seed, streams, max_new_tokens) if temperature else None
         completions = _complete(model, [encoded[row.prompt] for row in batch], max_new_tokens, temperature, noise, stop)
-        for row, text in zip(batch, tokenizer.batch_decode(completions, skip_special_tokens=True), strict=True):
-            texts[row.prompt][row.sample] = text
+        for row, completion in zip(batch, completions, strict=True):
+            found[row.prompt][row.sample] = completion
         if progress:
             progress.advance(len(batch))
-    return texts
+    return found
 
 
 def uniforms(seed: int, rows: Sequence[Row], steps: int) -> torch.Tensor:
@@ -100,11 +148,12 @@ def _complete(
     temperature: float,
     noise_BS: torch.Tensor | None,
     stop: torch.Tensor,
-) -> list[list[int]]:
-    """Return the new token ids of each row, without its stop token; equal prompts standing together are encoded once."""
+) -> list[Drawn]:
+    """Return the new tokens of each row; equal prompts standing together are encoded once."""
     import torch
 
     completions: list[list[int]] = [[] for _ in prompts]
+    stops: dict[int, int] = {}
     with torch.inference_mode():
         batch = _Batch(model, prompts, steps)
         for step in range(steps):
@@ -113,11 +162,13 @@ def _complete(
             for row, token, going in zip(batch.rows, token_B.tolist(), going_B.tolist(), strict=True):
                 if going:
                     completions[row].append(token)
+                else:
+                    stops.setdefault(row, token)  # later tokens of a finished row mean nothing
             batch.going_B = going_B
             if step == steps - 1 or not going_B.any():
                 break
             batch.advance(token_B)
-    return completions
+    return [Drawn(ids, stops.get(row)) for row, ids in enumerate(completions)]
 
 
 class _Batch:
@@ -187,7 +238,7 @@ def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tor
     return torch.tensor(sorted({tokenizer.eos_token_id, *extra}), device=model.device)
 
 
-def _check_context(model: PreTrainedModel, encoded: list[list[int]], max_new_tokens: int) -> None:
+def _check_context(model: PreTrainedModel, encoded: Sequence[list[int]], max_new_tokens: int) -> None:
     context = model.config.get_text_config().max_position_embeddings
     for index, ids in enumerate(encoded):
         if len(ids) + max_new_tokens > context:

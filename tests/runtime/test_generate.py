@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import MistralConfig, MistralForCausalLM
 
-from tasks.runtime.generate import Row, draw, generate, uniforms
+from tasks.runtime.generate import Row, draw, generate, generate_ids, uniforms
 from tasks.runtime.models import load_causal
 from tasks.runtime.params import UserError
 from tests.tiny import SHAPE, WORDS, llama, word_tokenizer
@@ -155,3 +155,20 @@ def test_a_prompt_too_long_for_the_context_is_refused_with_its_number():
     prompts = ["w1", " ".join(["w2"] * 60)]
     with pytest.raises(UserError, match="prompt 1 has 60 tokens, and 10 new ones exceed the model's context of 64"):
         sampled(prompts)
+
+
+def test_ids_are_what_the_texts_were_decoded_from_and_end_with_the_stop_token_unless_cut():
+    """Some completions meet one of two stop tokens, some are cut; a share of the prompts under its own numbers draws the same."""
+    model, tokenizer = llama(), word_tokenizer()
+    model.generation_config.eos_token_id = list(range(3, 14))
+    asked = {"max_new_tokens": 6, "temperature": 1.0, "samples": 3, "seed": 7, "batch_size": 8}
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    drawn = generate_ids(model, tokenizer, encoded, **asked)
+    texts = generate(model, tokenizer, PROMPTS, **asked)
+    assert [[tokenizer.decode(one.ids, skip_special_tokens=True) for one in of_prompt] for of_prompt in drawn] == texts
+    flat = [one for of_prompt in drawn for one in of_prompt]
+    assert {one.stop is None for one in flat} == {True, False}
+    assert all(one.actions == one.ids and len(one.ids) == 6 for one in flat if one.stop is None)
+    assert all(one.actions == [*one.ids, one.stop] and 3 <= one.stop < 14 for one in flat if one.stop is not None)
+    numbers = range(1, len(PROMPTS), 2)
+    assert generate_ids(model, tokenizer, [encoded[number] for number in numbers], numbers=numbers, **asked) == drawn[1::2]
