@@ -36,7 +36,8 @@ def _version(asked: bool) -> None:
 
 
 Stages = Annotated[
-    list[str] | None, typer.Argument(metavar="[STAGE]...", help="As in dvc.yaml, with all they need; default: report.")
+    list[str] | None,
+    typer.Argument(metavar="[STAGE]...", help="As in dvc.yaml, or a study; with all they need. Default: report."),
 ]
 Profile = Annotated[str | None, typer.Option("--profile", metavar="NAME", help="Overlay of `temper profile list`.")]
 Sets = Annotated[
@@ -100,7 +101,7 @@ def run(
         planned = prepared.plan(forced if force else (), for_run=True)
         if not any(step.stale for step in planned):
             show.say(show.total(planned))
-            return _point_to_report(root)
+            return _point_to_report(root, prepared.graph.study)
         show.steps(planned)
         with applied(root, prepared.params), server_failures():
             from flows.pipeline import run as run_pipeline
@@ -112,7 +113,7 @@ def run(
     if result.failed:
         show.warn(f"failed: {', '.join(result.failed)}; what was done is kept, `temper run` goes on from there")
         raise typer.Exit(FAILED)
-    return _point_to_report(root)
+    return _point_to_report(root, prepared.graph.study)
 
 
 @app.command(epilog=CODES)
@@ -257,12 +258,14 @@ def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: lis
     from flows.graph import load_graph, missing_inputs
     from flows.overlay import effective_params
     from flows.sections import check_sections
+    from flows.studies import asked
     from tasks.runtime.params import UserError
 
     params = effective_params(root, profile, sets or [])
-    graph = load_graph(root, params)
-    default = ["report"] if "report" in graph.stages else list(graph.stages)
-    targets = graph.select(stages or default)
+    study, names = asked(root, stages or [])
+    graph = load_graph(root, params, study)
+    default = ["report"] if "report" in graph.own else list(graph.own)
+    targets = graph.select(names or default)
     check_sections(graph, root, params, targets, profile, sets or [])
     if missing := missing_inputs(graph, root, targets):
         raise UserError(
@@ -350,12 +353,12 @@ def _keep_page_in_step(prepared: Prepared) -> None:
         write_again(prepared.root, prepared.graph.stages[STAGE])
 
 
-def _point_to_report(root: Path) -> None:
+def _point_to_report(root: Path, study: str | None = None) -> None:
     from flows import show
-    from flows.report import PAGE
+    from flows.report import page_of
 
-    if (root / PAGE).exists():
-        show.say(f"report: {root / PAGE}")
+    if (page := root / page_of(study)).exists():
+        show.say(f"report: {page}")
 
 
 def _nothing() -> None:

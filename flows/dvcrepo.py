@@ -24,10 +24,10 @@ from dvc.stage import PipelineStage, create_stage
 from dvc.stage.loader import StageLoader
 
 from flows.overlay import render
+from flows.studies import STUDIES
 from tasks.runtime.params import PARAMS_FILE, UserError
 
 PIPELINE = Path("dvc.yaml")
-LOCK = Path("dvc.lock")
 
 
 class ParamsInMemory(LocalFileSystem):
@@ -47,12 +47,13 @@ class ParamsInMemory(LocalFileSystem):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """dvc.yaml as DVC understands it: `stages` by name in its order, `index` with the graph, `locked` from dvc.lock."""
+    """dvc.yaml, and that of a study, as DVC understands them: `stages` by name in their order, `index` with the graph."""
 
     repo: Repo
     stages: Mapping[str, PipelineStage]
     index: Index
     locked: Mapping[str, Any]
+    """What dvc.lock holds of each stage."""
     source: Mapping[str, Any]
     """dvc.yaml as written, before its templates are filled in."""
 
@@ -127,8 +128,11 @@ class Pipeline:
 
 
 @contextmanager
-def opened(root: Path, params: Mapping[str, Any]) -> Iterator[Pipeline]:
-    """Open the checkout at `root` as if params.yaml held `params`. Raises UserError for whatever DVC cannot read."""
+def opened(root: Path, params: Mapping[str, Any], study: str | None = None) -> Iterator[Pipeline]:
+    """Open the checkout at `root`, with the stages of a study if one is named, as if params.yaml held `params`.
+
+    Raises UserError for whatever DVC cannot read, and for a study that names a stage as the pipeline does.
+    """
     logging.getLogger("dvc").setLevel(logging.ERROR)
     place = (root / PARAMS_FILE).resolve()
     try:
@@ -136,18 +140,27 @@ def opened(root: Path, params: Mapping[str, Any]) -> Iterator[Pipeline]:
     except DvcException as error:
         raise UserError(f"{root}: not a DVC checkout: {error}; run `dvc init`, or go to the root of a Temper checkout") from None
     with repo:
-        file = load_file(repo, str(root / PIPELINE))
-        locked = _read(
-            lambda: file.lockfile_contents, LOCK, f"put it back with `git checkout {LOCK}`, or remove it to run all anew"
-        )
-        stages = _read(lambda: dict(file.stages), PIPELINE, "correct it there")
+        files = [PIPELINE] if study is None else [PIPELINE, STUDIES / study / PIPELINE]
+        stages: dict[str, Any] = {}
+        locked: dict[str, Any] = {}
+        source: dict[str, Any] = {}
+        for place in files:
+            found = _stages(load_file(repo, str(root / place)), place)
+            if twice := sorted(found[0].keys() & stages.keys()):
+                raise UserError(f"{place}: {PIPELINE} has a stage '{twice[0]}' too; give it another name")
+            for known, more in zip((stages, locked, source), found, strict=True):
+                known.update(more)
         index = Index(repo, stages=list(stages.values()))
-        _read(lambda: index.graph, PIPELINE, "correct it there")
-        yield Pipeline(repo, stages, index, locked.get("stages", {}), _source(file))
+        _read(lambda: index.graph, files[-1], "correct it there")
+        yield Pipeline(repo, stages, index, locked, source)
 
 
-def _source(file: ProjectFile) -> Mapping[str, Any]:
-    return file.contents.get("stages", {})
+def _stages(file: ProjectFile, place: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the stages of one dvc.yaml by name, what its dvc.lock holds of them, and the text they are made from."""
+    lock = place.with_suffix(".lock")
+    locked = _read(lambda: file.lockfile_contents, lock, f"put it back with `git checkout {lock}`, or remove it to run all anew")
+    stages = _read(lambda: dict(file.stages), place, "correct it there")
+    return stages, locked.get("stages", {}), file.contents.get("stages", {})
 
 
 def _read(load: Callable[[], Any], file: Path, remedy: str) -> Any:

@@ -45,11 +45,18 @@ class Stage:
     outs: tuple[Out, ...]
     param_keys: tuple[str, ...]
     """The keys of params.yaml that DVC compares."""
+    file: str = "dvc.yaml"
+    """Where it is defined, relative to the root."""
     sets: tuple[str, ...] = ()
     """What the command sets beside its section, as `key=value`: what tells the cells of a matrix apart."""
     always_changed: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The free `meta` mapping of dvc.yaml."""
+
+    @property
+    def target(self) -> str:
+        """What `dvc repro` in the root calls it."""
+        return self.name if self.file == "dvc.yaml" else f"{self.file}:{self.name}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,13 @@ class Graph:
     """The sections that dvc.yaml itself refers to, as in `${base.model}`."""
     template_modules: Mapping[str, str] = field(default_factory=dict)
     """For such a section the stage module that a `foreach` would make of it, in use or not."""
+    study: str | None = None
+    """The study whose stages stand behind those of the pipeline."""
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The stages of the study; all, where there is none."""
+        return tuple(name for name, stage in self.stages.items() if not self.study or stage.file != "dvc.yaml")
 
     def select(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the stages that `names` mean; the name of a foreach group means all of its stages. Raises UserError."""
@@ -147,11 +161,11 @@ class RunResult:
         return tuple(row.stage for row in self.rows if row.state == "failed")
 
 
-def load_graph(root: Path, params: Mapping[str, Any]) -> Graph:
-    """Resolve dvc.yaml against `params`, in memory. Raises UserError naming what is wrong with it."""
+def load_graph(root: Path, params: Mapping[str, Any], study: str | None = None) -> Graph:
+    """Resolve dvc.yaml, and that of a study, against `params`, in memory. Raises UserError naming what is wrong with it."""
     from flows.dvcrepo import opened
 
-    with opened(root, params) as pipeline:
+    with opened(root, params, study) as pipeline:
         stages = {name: _stage(pipeline, name) for name in pipeline.stages}
         edges = {stage.name: {other.name for other in pipeline.index.graph.successors(stage)} for stage in pipeline.index.stages}
         templated = frozenset(re.findall(r"\$\{\s*(\w+)", str(pipeline.source))) - {"item", "key"}
@@ -160,6 +174,7 @@ def load_graph(root: Path, params: Mapping[str, Any]) -> Graph:
             needs={name: tuple(other for other in stages if other in edges[name]) for name in stages},
             templated=templated,
             template_modules=_template_modules(root, pipeline.source, templated),
+            study=study,
         )
 
 
@@ -184,6 +199,7 @@ def _stage(pipeline: Pipeline, name: str) -> Stage:
         cmd=cmd,
         module=module,
         section=keys[0].split(".")[0] if module and keys else None,
+        file=str(Path(stage.path).relative_to(pipeline.repo.root_dir)),
         sets=tuple(re.findall(r"--set[ =](\S+)", cmd)),
         deps=tuple(pipeline.path(dep) for dep in stage.deps if not pipeline.is_params(dep)),
         outs=tuple(Out(pipeline.path(out), _kind(out), out.plot if isinstance(out.plot, dict) else {}) for out in stage.outs),

@@ -33,7 +33,7 @@ def plan(
     from flows.dvcrepo import opened
 
     steps: list[Step] = []
-    with opened(root, params) as pipeline:
+    with opened(root, params, graph.study) as pipeline:
         view = _View(graph, pipeline)
         for name in graph.order(targets):
             step = _step(view, root, name, forced=name in force)
@@ -47,7 +47,7 @@ def check(graph: Graph, root: Path, params: Mapping[str, Any], name: str) -> Ste
     """Look at one stage alone, once all it needs has run: an upstream stage that was stale may have given the same outs."""
     from flows.dvcrepo import opened
 
-    with opened(root, params) as pipeline:
+    with opened(root, params, graph.study) as pipeline:
         return _step(_View(graph, pipeline), root, name, forced=False)
 
 

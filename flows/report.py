@@ -23,6 +23,11 @@ SHOWN = Path(".temper/report/previous.json")
 """Where the stage keeps the summary that its page shows."""
 
 
+def page_of(study: str | None) -> Path:
+    """Return where the page of a study is, or that of the pipeline."""
+    return PAGE if study is None else Path("data/studies") / study / "report/index.html"
+
+
 def read_summary(root: Path) -> dict[str, Any]:
     """Return the summary of the last run. Raises UserError when there is none."""
     if not (root / SUMMARY).exists():

@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.graph import Graph
 from flows.overlay import origin
+from flows.studies import read_by_studies
 from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, overridden, params_of
 
 
@@ -25,7 +26,7 @@ def check_sections(
 
     A section that no stage reads is refused: it is a typo whose values would silently not be used.
     """
-    faults = [*_unknown_sections(graph, params), *_unknown_template_keys(graph, params)]
+    faults = [*_unknown_sections(graph, root, params), *_unknown_template_keys(graph, params)]
     for name in graph.order(targets):
         try:
             _check_stage(graph, root, params, name, profile, sets)
@@ -61,8 +62,10 @@ def _params_of(module: str) -> type[StageParams]:
         raise UserError(f"{last.filename}:{last.lineno}: {type(error).__name__}: {error}; {module} cannot be imported") from None
 
 
-def _unknown_sections(graph: Graph, params: Mapping[str, Any]) -> list[str]:
+def _unknown_sections(graph: Graph, root: Path, params: Mapping[str, Any]) -> list[str]:
     used = {key.split(".")[0] for stage in graph.stages.values() for key in stage.param_keys} | graph.templated
+    if set(params) - used:
+        used |= read_by_studies(root)
     faults = []
     for section in params:
         if section not in used:

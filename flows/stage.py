@@ -145,7 +145,8 @@ def attempt(
     started = time.monotonic()
     place = root / progress.FOLDER / f"{label(stage.section, stage.sets) if stage.section else stage.name}.json"
     place.unlink(missing_ok=True)
-    process = child.start("dvc", *_arguments(stage.name, force), cwd=root, output=subprocess.PIPE, env={"PYTHONUNBUFFERED": "1"})
+    arguments = _arguments(stage.target, force)
+    process = child.start("dvc", *arguments, cwd=root, output=subprocess.PIPE, env={"PYTHONUNBUFFERED": "1"})
     transcript = Transcript()
     (root / LOGS).mkdir(parents=True, exist_ok=True)
     with children.watched(process), (root / LOGS / f"{stage.name}.log").open("w", encoding="utf-8") as log:
