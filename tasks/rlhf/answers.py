@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.runtime.models import encode_completion, encode_prompt
@@ -13,6 +14,11 @@ from tasks.runtime.params import UserError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tasks.rlhf.penalty import Penalty
+
+Mix = Callable[[Sequence[Example]], Sequence[Example]]
+"""Adds examples of its own to those of a batch."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, str]], context: int) -> list[Example]:
@@ -29,6 +35,16 @@ def encode(tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, str]
     return examples
 
 
+@dataclass(frozen=True)
+class Step:
+    """What an optimizer step saw."""
+
+    loss: float
+    """Mean loss of the learned tokens, in nats, without the penalty."""
+    penalty: float
+    """What was added to it."""
+
+
 def learn(
     model: PreTrainedModel,
     examples: Sequence[Example],
@@ -37,27 +53,54 @@ def learn(
     epochs: int,
     batch_size: int,
     seed: int,
+    penalty: Penalty | None = None,
 ) -> float:
-    """Fit `model` to the examples with AdamW at a constant rate, gradients clipped at norm 1; return the last epoch's mean loss.
+    """Fit `model` to the examples as `steps` does; return the last epoch's mean loss."""
+    taken = list(
+        steps(
+            model,
+            examples,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            penalty=penalty,
+        )
+    )
+    last = taken[-(len(taken) // epochs) :]
+    return sum(step.loss for step in last) / len(last)
 
-    A step takes `batch_size` examples and the mean over their learned tokens; how they are packed changes nothing but speed.
+
+def steps(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    *,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    penalty: Penalty | None = None,
+    mix: Mix | None = None,
+) -> Iterator[Step]:
+    """Fit `model` to the examples with AdamW at a constant rate, gradients clipped at norm 1; yield every step once it is taken.
+
+    A step takes `batch_size` examples, with what `mix` adds to them, and the mean over their learned tokens; how they are packed
+    changes nothing but speed.
     """
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     rng = random.Random(seed)
-    losses: list[float] = []
     model.train()
     for _ in range(epochs):
-        losses.clear()
-        for batch in _batches(model, rng.sample(examples, len(examples)), batch_size):
+        for batch in _batches(model, rng.sample(examples, len(examples)), batch_size, mix):
             loss = packed_loss(model, batch)
-            loss.backward()
+            extra = penalty(model, batch) if penalty else torch.zeros(())
+            (loss + extra if penalty else loss).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.item())
-    return sum(losses) / len(losses)
+            yield Step(loss.item(), extra.item())
 
 
 def logprob(model: PreTrainedModel, examples: Sequence[Example], batch_size: int) -> float:
@@ -73,9 +116,13 @@ def logprob(model: PreTrainedModel, examples: Sequence[Example], batch_size: int
     return total / count
 
 
-def _batches(model: PreTrainedModel, examples: Sequence[Example], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+def _batches(
+    model: PreTrainedModel, examples: Sequence[Example], batch_size: int, mix: Mix | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the examples in their order, `batch_size` at a time, packed into rows as long as the longest of them."""
     for start in range(0, len(examples), batch_size):
         chosen = examples[start : start + batch_size]
+        if mix:
+            chosen = mix(chosen)
         rows = pack(chosen, max(len(ids) for ids, _ in chosen))
         yield {name: values.to(model.device) for name, values in collate(rows, pad_id=0).items()}

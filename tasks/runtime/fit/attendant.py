@@ -71,11 +71,11 @@ class Attendant(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         """Seal what the Trainer wrote; it counts from then on."""
-        _meet()
+        meet()
         if self.place.first:
             self.checkpoints.seal(self.checkpoints.folder / f"checkpoint-{state.global_step}", state.global_step)
             self.checkpoints.prune()
-        _meet()
+        meet()
         self._saved = time.monotonic()
 
     def on_sigterm(self, signum: int, frame: Any) -> None:
@@ -91,7 +91,7 @@ class Attendant(TrainerCallback):
         return [bool(wish) for wish in asked.tolist()]
 
 
-def _meet() -> None:
+def meet() -> None:
     """Wait until every process is here."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

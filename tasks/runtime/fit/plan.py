@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from tasks.runtime.checkpoint import Checkpoints
 from tasks.runtime.fit.params import FitParams
 from tasks.runtime.launch import Place
+from tasks.runtime.params import UserError
 from tasks.runtime.stage import Run
 
 REACHED = ("step", "learning_rate", "tokens")
@@ -32,6 +33,10 @@ class Plan:
     place: Place
     lengths: Sequence[int]
     """Tokens of every row of the data, padding left out."""
+    answers: int = 1
+    """Sequences a row becomes: more than 1 where rows are prompts, each answered several times."""
+    snapshots: int = 0
+    """Models kept on the way to the end, the end included."""
 
     @cached_property
     def order(self) -> list[int]:
@@ -47,6 +52,14 @@ class Plan:
         """Optimizer steps of the run."""
         return len(self.order) // self.params.batch_size
 
+    @property
+    def snapshot_steps(self) -> list[int]:
+        """Steps after which a snapshot is kept, evenly spaced. Raises UserError when there are fewer steps than snapshots."""
+        if self.steps < self.snapshots:
+            name = self.params.section
+            raise UserError(f"{name}.snapshots: {self.snapshots} in {self.steps} steps; lower it, or raise {name}.epochs")
+        return [self.steps * number // self.snapshots for number in range(1, self.snapshots + 1)]
+
     @cached_property
     def seen(self) -> list[int]:
         """Tokens seen after every step."""
@@ -57,6 +70,11 @@ class Plan:
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of this run; another place keeps its state in other pieces and starts anew."""
         return Checkpoints(self.run.checkpoints.folder / self.place.name)
+
+
+def renamed(curve: Sequence[dict[str, float]], names: Mapping[str, str]) -> list[dict[str, float]]:
+    """Return a curve with the columns that `names` lists under their new names."""
+    return [{names.get(name, name): value for name, value in row.items()} for row in curve]
 
 
 def thinned(curve: Sequence[dict[str, float]], points: int = POINTS) -> list[dict[str, float]]:

@@ -34,7 +34,7 @@ TOKENS_A_PASS = 16_384
 def arguments(kind: type[Arguments], plan: Plan, **more: Any) -> Arguments:
     """Return the Trainer's arguments: nothing is reported, evaluated or saved but by the attendant of this folder."""
     params, place = plan.params, plan.place
-    micro, passes = place.split(params.batch_size, TOKENS_A_PASS // params.max_length)
+    micro, passes = place.split(params.batch_size * plan.answers, TOKENS_A_PASS // params.max_length)
     return kind(
         output_dir=str(plan.checkpoints.folder),
         max_steps=plan.steps,
@@ -134,12 +134,29 @@ def chunks(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
 
 def publish_model(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, plan: Plan, out: Path, summary: str) -> None:
     """Publish the trained model as a plain folder; under ZeRO-3 every process must call it, to give its share of the weights."""
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if plan.place.zero == 3 else None
-    if not plan.place.first:
-        return
+    state = gathered(trainer, plan)
+    if plan.place.first:
+        with publish(out) as draft:
+            write_model(trainer, tokenizer, plan, draft, summary, state)
+
+
+def gathered(trainer: Trainer, plan: Plan) -> dict[str, torch.Tensor] | None:
+    """Return all weights where every process has only a share of them (ZeRO-3), else None; every process must call it."""
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped) if plan.place.zero == 3 else None
+
+
+def write_model(
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: Plan,
+    folder: Path,
+    summary: str,
+    state: dict[str, torch.Tensor] | None,
+) -> None:
+    """Write the model as it is now, ready to answer; its config goes on as it was."""
     model = trainer.model
     assert isinstance(model, PreTrainedModel)
-    model.config.use_cache = True
     card = {"stage": plan.run.stage, "summary": summary, **plan.params.model_dump()}
-    with publish(out) as draft:
-        save_model(model, tokenizer, draft, card, state)
+    before, model.config.use_cache = model.config.use_cache, True
+    save_model(model, tokenizer, folder, card, state)
+    model.config.use_cache = before
