@@ -8,44 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field, model_validator
 
 from tasks.average.arithmetic import Squares
 from tasks.average.merge import merge, write_provenance
-from tasks.average.recipe import Rest, count_layers, layer_of, split, uniform
+from tasks.average.recipe import Recipe, Rest, Sweep, alone, count_layers, layer_of, split, uniform
 from tasks.average.weights import Weights
-from tasks.runtime.params import StageParams, UserError
+from tasks.runtime.params import StageParams
+from tasks.runtime.posts import SINGLE, find_posts
 from tasks.runtime.publish import publish, publish_json
 from tasks.runtime.stage import In, Out, Run, run_stage
-
-PARTS = 3
-"""Parts for which the scores say how far RLHF moved the model, where it has as many layers."""
-
-SINGLE = "."
-"""Name of a single model after RLHF, which has no seed: its averages stand at the top of the out."""
-
-
-def _all_different(values: list[float]) -> list[float]:
-    if len(set(values)) != len(values):
-        raise ValueError("every w_pre of the sweep may stand only once")
-    return values
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Params(StageParams):
     """Params of the averaging sweep."""
 
     section: ClassVar[str] = "average"
-    w_pre: Annotated[list[Share], Field(min_length=1), AfterValidator(_all_different)] = Field(default=[0.1, 0.2, 0.3, 0.4, 0.6])
+    w_pre: Sweep = Field(default=[0.1, 0.2, 0.3, 0.4, 0.6])
     """Weights on the model before RLHF, each 0 to 1; one fewer than RAFT has iterations, for fronts of equal size."""
     rest: Rest = "mean"
     """Embeddings, final norm and output head: `mean` follows w_pre, `pre` or `post` keeps one model's."""
+    parts: int = Field(3, ge=1)
+    """Parts of the layers: the scores say how far RLHF moved each (of fewer, if there are fewer layers), `only` names one."""
+    only: int | None = Field(None, ge=0)
+    """Number of the one part to average, 0 at the input; all else, the rest too, stays as after RLHF. All parts if null."""
+
+    @model_validator(mode="after")
+    def _one_of_the_parts(self) -> Params:
+        if self.only is not None and self.only >= self.parts:
+            raise ValueError(f"only must name one of {self.parts} parts, 0 to {self.parts - 1}, got {self.only}")
+        if self.only is not None and self.rest == "pre":
+            raise ValueError("with `only`, the rest stays as after RLHF; leave out rest: pre")
+        return self
+
+    def recipe(self, w_pre: float, layers: int) -> Recipe:
+        """Return what a point of the sweep averages in a model of so many layers."""
+        if self.only is None:
+            return uniform(w_pre, layers, self.rest)
+        return alone(w_pre, self.only, split(layers, self.parts))
 
 
 def main(params: Params, run: Run, *, pre: In, post: In, out: Out, scores: Out) -> None:
@@ -59,36 +62,20 @@ def main(params: Params, run: Run, *, pre: In, post: In, out: Out, scores: Out) 
     layers = count_layers(pre_weights.place)
     with publish(out) as draft:
         for name, weights in post_weights.items():
-            recipes = {draft / name / f"w_pre-{w:g}": uniform(w, layers, params.rest) for w in params.w_pre}
+            recipes = {draft / name / f"w_pre-{w:g}": params.recipe(w, layers) for w in params.w_pre}
             squares = merge(pre_weights, weights, recipes, lambda done: progress.advance(done / 1e6))
             for folder, recipe in recipes.items():
-                write_provenance(folder, recipe, _hashes(run, "pre", pre, pre_weights), _hashes(run, "post", post, weights))
-            moved[name] = distances(squares)
+                write_provenance(
+                    folder, recipe, pre_weights.hashes(pre, run.inputs["pre"]), weights.hashes(post, run.inputs["post"])
+                )
+            moved[name] = distances(squares, params.parts)
     publish_json(scores, _scores(params, pre_weights, moved))
 
 
-def find_posts(post: Path) -> dict[str, Path]:
-    """Return the models after RLHF by the name of their folder in the out: SEED for a RAFT run, SINGLE for a single model.
-
-    Raises UserError when `post` is neither a model folder nor a folder of SEED/iteration-K.
-    """
-    if (post / "config.json").is_file():
-        return {SINGLE: post}
-    found: dict[str, Path] = {}
-    for seed in sorted((path for path in post.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name)):
-        iterations = {path.name.removeprefix("iteration-"): path for path in seed.glob("iteration-*")}
-        numbers = [int(number) for number in iterations if number.isdigit()]
-        if numbers:
-            found[seed.name] = iterations[str(max(numbers))]
-    if not found:
-        raise UserError(f"{post}: neither a model folder (config.json) nor the seeds of a RAFT run (SEED/iteration-K)")
-    return found
-
-
-def distances(squares: Mapping[str, Squares]) -> dict[str, float]:
+def distances(squares: Mapping[str, Squares], parts: int = 3) -> dict[str, float]:
     """Return ||post - pre|| / ||pre|| of each part of the layers, of the rest and of all, from the sums of every tensor."""
     layers = count_layers(squares)
-    bounds = split(layers, min(PARTS, layers))
+    bounds = split(layers, min(parts, layers))
     groups = {f"layers {first} to {stop - 1}": range(first, stop) for first, stop in pairwise(bounds)}
     found = {name: _relative(s for tensor, s in squares.items() if layer_of(tensor) in group) for name, group in groups.items()}
     found["rest"] = _relative(s for tensor, s in squares.items() if layer_of(tensor) is None)
@@ -103,11 +90,6 @@ def _relative(squares: Iterable[Squares]) -> float:
 
 def _six_digits(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-def _hashes(run: Run, flag: str, given: Path, weights: Weights) -> dict[str, str]:
-    """Return the SHA-256 of a model's weights files, already taken for the run's identity."""
-    return {shard.path.name: run.inputs[flag][str(shard.path.relative_to(given))] for shard in weights.shards}
 
 
 def _scores(params: Params, weights: Weights, moved: Mapping[str, dict[str, float]]) -> dict[str, Any]:

@@ -191,13 +191,13 @@ def hash_weights(weights: Weights) -> dict[str, str]:
     return {shard.path.name: sha256(shard.path) for shard in weights.shards}
 
 
-def write_provenance(out: Path, recipe: Recipe, pre: Mapping[str, str], post: Mapping[str, str]) -> None:
+def write_provenance(out: Path, recipe: Recipe, pre: Mapping[str, str], post: Mapping[str, str], stage: str = "average") -> None:
     """Write the model card and `averaging.json`: convention, ratios, boundaries, rest rule and SHA-256 of both inputs."""
     facts = {**recipe.describe(), "sha256": {"pre": dict(pre), "post": dict(post)}}
     (out / PROVENANCE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     parts = "<br>".join(f"layers {part.first} to {part.stop - 1}: {part.w_pre:g}" for part in recipe.parts)
     card: dict[str, Any] = {
-        "stage": "average",
+        "stage": stage,
         "summary": "Weighted average of a model before RLHF (pre) and the same model after it (post), "
         "computed in float64 and rounded once.",
         "convention": recipe.describe()["convention"],

@@ -13,13 +13,26 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from tasks.runtime.params import UserError
 
 CONVENTION = "theta = w_pre * theta_pre + (1 - w_pre) * theta_post"
 Rest = Literal["mean", "pre", "post"]
 LAYER = re.compile(r"\.(\d+)\.")
+
+
+def _all_different(values: list[float]) -> list[float]:
+    if len(set(values)) != len(values):
+        raise ValueError("every w_pre of the sweep may stand only once")
+    return values
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Sweep = Annotated[list[Share], Field(min_length=1), AfterValidator(_all_different)]
+"""The points of a front, one for each w_pre."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,28 @@ def partwise(w_pre: Sequence[float], bounds: Sequence[int], rest: Rest = "mean")
     parts = tuple(Part(first, stop, float(w)) for (first, stop), w in zip(spans, w_pre, strict=True))
     mean = float(w_pre[0]) if len(set(w_pre)) == 1 else sum(w_pre) / len(w_pre)
     return Recipe(mean, parts, rest)
+
+
+def alone(w_pre: float, only: int, bounds: Sequence[int]) -> Recipe:
+    """Return the recipe that averages part number `only` with ratio `w_pre` and leaves all else, the rest too, as after RLHF.
+
+    Part-wise averaging (Lin et al. 2024) shows which end of the network pays the alignment tax: what is not in the part must not
+    move, so the rest is `post`. The recipe's own `w_pre` is the mean over the parts.
+    """
+    return partwise([w_pre if part == only else 0.0 for part in range(len(bounds) - 1)], bounds, "post")
+
+
+def boundaries(layers: int, parts: int, explicit: Sequence[int] | None = None) -> list[int]:
+    """Return the bounds of the parts of a model of `layers` layers: the `explicit` ones, else those of `split`.
+
+    Raises UserError unless they rise from 0 to `layers`, so that every layer is in one part.
+    """
+    if explicit is None:
+        return split(layers, parts)
+    rising = all(first < stop for first, stop in pairwise(explicit))
+    if len(explicit) < 2 or explicit[0] != 0 or explicit[-1] != layers or not rising:
+        raise UserError(f"bounds {list(explicit)} do not cover the {layers} layers; they must rise from 0 to {layers}")
+    return list(explicit)
 
 
 def split(layers: int, parts: int) -> list[int]:

@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,10 @@ class Weights:
         """Return the mapped bytes of a tensor; nothing is read before they are touched."""
         shard, tensor = self.place[name]
         return memoryview(shard.map)[tensor.start : tensor.start + tensor.size]
+
+    def hashes(self, given: Path, known: Mapping[str, str]) -> dict[str, str]:
+        """Return the SHA-256 of every weights file by its name, from those `known` of all files below `given`: hashed once."""
+        return {shard.path.name: known[str(shard.path.relative_to(given))] for shard in self.shards}
 
 
 def _header(path: Path, prefix: bytes, read: Any, size: int) -> bytes:
