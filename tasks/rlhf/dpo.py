@@ -100,7 +100,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, source: Path, params: Params) -> 
 
 
 def dpo_trainer(policy: Path, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, plan: Plan) -> Trainer:
-    """Return TRL's trainer on pairs that are encoded already; the log-probabilities of the reference are computed beforehand."""
+    """Return TRL's trainer on pairs that are encoded already; its reference is what `policy` holds, loaded once more."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -113,7 +113,7 @@ def dpo_trainer(policy: Path, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, 
             return dataset
 
     params: Any = plan.params
-    settings = arguments(DPOConfig, plan, beta=params.beta, max_length=None, precompute_ref_log_probs=True)
+    settings = arguments(DPOConfig, plan, beta=params.beta, max_length=None)
     model, _ = load_causal(policy)
     check_context(model, params, policy)
     trainer = PairTrainer(
