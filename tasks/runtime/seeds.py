@@ -52,8 +52,12 @@ def side_by_side(parts: Mapping[str, Callable[[], None]], threads: int, progress
 
 
 def _child(part: Callable[[], None], name: str) -> None:
+    """Be one part. What the parent has registered for its own end, threads it waits for among it, is not run here."""
     die_with_parent()
-    sys.exit(exit_code(part, name))
+    code = exit_code(part, name)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _code(process: ForkProcess) -> int:

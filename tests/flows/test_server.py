@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
 
 from flows import server
-from flows.server import HOME, Server, ServerError, start_in_background
+from flows.server import HOME, Server, ServerError, _take, start_in_background
 from tests.flows.checkout import environment
+from tests.flows.test_stage import wait_for
 
 OWNER = """
 import time
@@ -41,6 +43,12 @@ def gone(pid: int, patience: float = 10) -> bool:
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.05)
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def free(place: Path) -> bool:
+    """Tell whether nobody holds the place of the server of a checkout."""
+    with (place / HOME / "address").open() as address:
+        return _take(address)
 
 
 class TestWithoutStartingOne:
@@ -126,6 +134,7 @@ class TestARealServer:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert gone(pid), "an orphaned server"
+        wait_for(lambda: free(place))  # a process counts as dead before the last of its threads has let go of its files
         following = start_in_background(place)
         try:
             assert following.log == place / HOME / "server.log"
