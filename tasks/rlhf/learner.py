@@ -108,7 +108,8 @@ class Learner:
 
     def _step(self, experience: Experience, batch: Sequence[int]) -> dict[str, float]:
         count = experience.mask[batch].sum().clamp(min=1), experience.real[batch].sum()
-        mine = batch[self.place.rank :: self.place.processes]
+        length = [len(one.prompt_ids) + len(one.actions) for one in experience.rollouts]
+        mine = sorted(batch[self.place.rank :: self.place.processes], key=length.__getitem__)  # like by like: less padding
         total, norm = torch.zeros(len(SUMS), dtype=torch.float64), 0.0
         for start in range(0, len(mine), self.micro):
             with self.accelerator.accumulate(self.both):

@@ -18,19 +18,19 @@ class PPOParams(StageParams):
     """Times the policy samples and learns."""
     prompts: int = Field(128, ge=1)
     """Prompts of one iteration, drawn without repetition; all of them if there are fewer."""
-    samples: int = Field(2, ge=1, le=256)
+    samples: int = Field(1, ge=1, le=256)
     """Answers drawn for each prompt."""
     temperature: float = Field(1.0, gt=0, le=5)
     """Temperature of the policy: of its samples and of its log-probabilities alike."""
     max_new_tokens: int = Field(40, ge=1)
     """Longest answer, in tokens."""
-    learning_rate: float = Field(1e-4, gt=0, lt=1)
+    learning_rate: float = Field(3e-4, gt=0, lt=1)
     """Constant learning rate of the actor (AdamW, no decay)."""
     critic_learning_rate: float = Field(1e-3, gt=0, lt=1)
     """Constant learning rate of the critic."""
-    epochs: int = Field(4, ge=1, le=100)
+    epochs: int = Field(2, ge=1, le=100)
     """Passes over the answers of an iteration."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(32, ge=1)
     """Answers of one optimizer step, over all processes."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Norm to which the gradient of actor and critic together is clipped."""
@@ -64,5 +64,5 @@ class PPOParams(StageParams):
     """Scale of the adapters' part: LoRA's alpha divided by the rank."""
     generate_batch: int = Field(256, ge=1)
     """Answers sampled or scored at once: memory against speed. Changes a number only by rounding, but bits all the same."""
-    micro_batch: int = Field(64, ge=1)
+    micro_batch: int = Field(32, ge=1)
     """Answers of one pass through actor and critic in one process: memory against speed, as `generate_batch`."""
