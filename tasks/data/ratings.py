@@ -48,7 +48,7 @@ class Params(StageParams):
     """Seed of every record."""
     sft: int = Field(8000, ge=8, le=1_000_000)
     """Prompts with an answer and a direction that tells nothing of it."""
-    rated: int = Field(6000, ge=8, le=1_000_000)
+    rated: int = Field(8000, ge=8, le=1_000_000)
     """Rated answers to learn from."""
     heldout_rated: int = Field(400, ge=8, le=100_000)
     """Rated answers to measure a reward model on."""

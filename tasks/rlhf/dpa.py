@@ -87,9 +87,9 @@ class Params(StageParams):
     """What is learned of the samples: the best, by likelihood; or the best against the worst, by DPO's loss."""
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     """Constant learning rate of AdamW; each round starts a new optimizer."""
-    epochs: int = Field(2, ge=1, le=100)
+    epochs: int = Field(3, ge=1, le=100)
     """Passes over the kept answers of a round."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(16, ge=1)
     """Kept answers, or pairs, of one optimizer step."""
     beta: float = Field(0.1, gt=0, le=10)
     """For `pairs`: how strongly DPO holds the policy to that of the last round."""

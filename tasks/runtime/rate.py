@@ -58,10 +58,10 @@ def load_rater(folder: Path, attributes: Sequence[str]) -> Rater:
     check_vocabulary(folder, model, tokenizer)
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    facts = model.config.to_dict()
+    names = [facts["id2label"][number] for number in range(len(facts["id2label"]))]
     if lacking := [name for name in attributes if name not in names]:
         raise UserError(f"{folder}: rates {', '.join(names)}, not {', '.join(lacking)}; its config must name every output")
-    facts = model.config.to_dict()
     return Rater(on_device(model), tokenizer, names, facts.get("rating_offset", 0.0), facts.get("rating_unit", 1.0))
 
 
