@@ -152,12 +152,28 @@ def check_pair(pre: Weights, post: Weights) -> None:
 def _check_config(pre: Path, post: Path) -> None:
     """Raise UserError when a field of config.json that shapes the computation differs."""
     one, other = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (pre, post))
-    for key in sorted((one.keys() | other.keys()) - BOOKKEEPING):
-        if one.get(key) != other.get(key):
-            raise UserError(
-                f"config.json: {key} is {one.get(key)!r} in {pre} but {other.get(key)!r} in {post}; "
-                "only models of the same architecture can be averaged"
-            )
+    differing = [key for key in sorted((one.keys() | other.keys()) - BOOKKEEPING) if one.get(key) != other.get(key)]
+    if differing and (_understood(pre) or one) != (_understood(post) or other):
+        key = differing[0]
+        raise UserError(
+            f"config.json: {key} is {one.get(key)!r} in {pre} but {other.get(key)!r} in {post}; "
+            "only models of the same architecture can be averaged"
+        )
+
+
+def _understood(folder: Path) -> dict[str, Any] | None:
+    """Return the config as the library reads it: one release writes what another leaves to the default, or names it otherwise.
+
+    None for a config that the library cannot read.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        fields: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
+    except (ValueError, StrictDataclassError):
+        return None
+    return {key: value for key, value in fields.items() if key not in BOOKKEEPING}
 
 
 def _check_tokenizer(pre: Path, post: Path) -> None:

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.average.arithmetic import Squares
-from tasks.average.average import Params, distances, find_posts
+from tasks.average.average import Params, distances
 from tasks.runtime.checkpoint import sha256
 from tasks.runtime.params import UserError, check_section
+from tasks.runtime.posts import find_posts
 from tests.average.conftest import tensors, write_folder
 
 
@@ -62,6 +63,16 @@ def test_a_single_model_after_rlhf_needs_no_seed(raft):
     assert json.loads((raft / "average.json").read_text())["seeds"] == {}
 
 
+def test_one_part_is_averaged_alone(raft):
+    section = {"w_pre": [0.5], "parts": 2, "only": 1}
+    done = start(raft, "--pre", "sft", "--post", "raft/1/iteration-2", section=section)
+    assert done.returncode == 0, done.stderr
+    merged, post = load_file(raft / "average/w_pre-0.5/model.safetensors"), tensors(102)
+    moved = {name for name in post if not torch.equal(merged[name], post[name])}
+    assert moved == {name for name in post if ".layers.1." in name or ".layers.2." in name}
+    assert list(json.loads((raft / "average.json").read_text())["relative_distance"])[:2] == ["layers 0 to 0", "layers 1 to 2"]
+
+
 def test_two_runs_give_the_same_bytes(raft):
     def contents():
         assert start(raft, "--pre", "sft", "--post", "raft").returncode == 0
@@ -78,6 +89,8 @@ def test_two_runs_give_the_same_bytes(raft):
         ({"w_pre": []}, "average.w_pre"),
         ({"w_pre": [0.2, 0.2]}, "only once"),
         ({"rest": "both"}, "average.rest"),
+        ({"only": 3}, "only must name one of 3 parts, 0 to 2, got 3"),
+        ({"only": 0, "rest": "pre"}, "the rest stays as after RLHF"),
         ({"alpha": 0.2}, "unknown key; known are w_pre, rest"),
     ],
 )

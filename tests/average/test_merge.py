@@ -201,6 +201,14 @@ def test_bookkeeping_in_the_config_may_differ(pair, tmp_path):
     run(*pair, tmp_path / "out")
 
 
+def test_a_config_that_another_release_wrote_otherwise_is_the_same_config(pair, tmp_path):
+    for folder, rope in zip(
+        pair, ({"rope_theta": 5e5}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}), strict=True
+    ):
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64} | rope))
+    run(*pair, tmp_path / "out")
+
+
 def test_other_tokenizers_are_refused(pair, tmp_path):
     (pair[1] / "tokenizer.json").write_text(
         json.dumps(TOKENIZER | {"model": {"type": "WordLevel", "vocab": {"<pad>": 0, "b": 1}}})

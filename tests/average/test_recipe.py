@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.average.recipe import count_layers, layer_of, partwise, split, uniform
+from tasks.average.recipe import alone, boundaries, count_layers, layer_of, partwise, split, uniform
 from tasks.runtime.params import UserError
 
 INSIDE = "model.layers.1.self_attn.q_proj.weight"
@@ -78,3 +78,19 @@ def test_a_split_into_more_parts_than_layers_is_refused():
 def test_a_model_without_layers_is_refused():
     with pytest.raises(UserError, match="layer number"):
         count_layers(["weight", "bias"])
+
+
+def test_one_part_alone_leaves_all_else_the_rest_too_as_after_rlhf():
+    recipe = alone(0.6, 1, [0, 1, 3, 6])
+    assert [recipe.of(f"model.layers.{layer}.w") for layer in range(6)] == [0, 0.6, 0.6, 0, 0, 0]
+    assert recipe.of("lm_head.weight") == 0
+    assert recipe.w_pre == pytest.approx(0.2)
+
+
+def test_boundaries_are_the_split_or_the_explicit_ones_that_cover_every_layer():
+    assert boundaries(26, 3) == [0, 8, 16, 26]
+    assert boundaries(26, 26) == list(range(27))
+    assert boundaries(26, 3, [0, 8, 17, 26]) == [0, 8, 17, 26]
+    for bad in ([0, 8, 17, 25], [1, 26], [0, 9, 9, 26], [0], []):
+        with pytest.raises(UserError, match="do not cover the 26 layers"):
+            boundaries(26, 3, bad)
