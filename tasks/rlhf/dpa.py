@@ -2,7 +2,7 @@
 
 Each round draws prompts and several directions for each, samples answers that are told of the direction, rates them, and keeps
 the one that is highest along it; the policy is fine-tuned on those. Several directions a prompt, so that the direction is all
-that tells them apart. With a span of one angle it is the usual scalar rejection sampling, and with `pairs` iterated DPO on the
+that tells them apart. With a spread of 0 it is the usual scalar rejection sampling, and with `pairs` iterated DPO on the
 best and the worst: baselines at equal cost. A round is a function of the last policy, the seed and its number alone.
 """
 
@@ -47,12 +47,6 @@ def _all_different(seeds: list[int]) -> list[int]:
     return seeds
 
 
-def _ascending(span: list[float]) -> list[float]:
-    if span[0] > span[1]:
-        raise ValueError("the first angle must not be above the second")
-    return span
-
-
 class Params(StageParams):
     """Params of DPA."""
 
@@ -63,19 +57,19 @@ class Params(StageParams):
     """Seeds of whole runs."""
     threads: int = Field(1, ge=1, le=64)
     """CPU threads of one seed; as many seeds run side by side as the cores allow."""
-    rounds: int = Field(4, ge=1, le=100)
+    rounds: int = Field(3, ge=1, le=100)
     """Times the policy samples and learns."""
-    span: Annotated[
-        list[Annotated[float, Field(ge=-90, le=90)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
-    ] = Field(default=[-45.0, 45.0])
-    """First and last angle, in degrees, between which directions are drawn; twice the same one for a scalar reward."""
+    angle: float = Field(0.0, ge=-90, le=90)
+    """Middle of the angles, in degrees, from which directions are drawn evenly."""
+    spread: float = Field(45.0, ge=0, le=90)
+    """How far they go to both sides; 0 makes `angle` the only one, a scalar reward."""
     unseen: list[float] = Field(default=[-22.5, 22.5])
     """Angles kept from training, in degrees, to see whether the policy reads between the ones it saw."""
-    gap: float = Field(3.0, ge=0, le=20)
+    gap: float = Field(2.0, ge=0, le=20)
     """No direction is drawn within so many degrees of an unseen angle."""
     prompts: int = Field(192, ge=1)
     """Prompts of one round, drawn without repetition; all of them if there are fewer."""
-    directions: int = Field(2, ge=1, le=64)
+    directions: int = Field(3, ge=1, le=64)
     """Directions drawn for each prompt; at least 2, or the policy can do without reading them."""
     samples: int = Field(8, ge=2, le=256)
     """Answers drawn for each prompt and direction, of which the best is learned."""
@@ -211,18 +205,20 @@ def draw(task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 
 def ask(params: Params, prompts: Sequence[str], rng: random.Random) -> list[Asked]:
-    """Return the prompts of a round, each with its directions, drawn evenly from the span and away from unseen angles."""
+    """Return the prompts of a round, each with its directions, drawn evenly from the spread and away from unseen angles."""
     numbers = rng.sample(range(len(prompts)), min(params.prompts, len(prompts)))
     return [Asked(number, prompts[number], draw_angle(params, rng)) for number in numbers for _ in range(params.directions)]
 
 
 def draw_angle(params: Params, rng: random.Random) -> float:
-    """Return an angle of the span that is not within the gap of an unseen one. Raises UserError when the gaps leave none."""
+    """Return an angle of the spread that is not within the gap of an unseen one. Raises UserError when the gaps leave none."""
     for _ in range(1000):
-        angle = rng.uniform(*params.span)
+        angle = rng.uniform(params.angle - params.spread, params.angle + params.spread)
         if all(abs(angle - unseen) > params.gap for unseen in params.unseen):
             return angle
-    raise UserError(f"dpa.gap: {params.gap} degrees around dpa.unseen: {params.unseen} leave no angle of dpa.span: {params.span}")
+    raise UserError(
+        f"dpa.gap: {params.gap} degrees around dpa.unseen: {params.unseen} leave no angle of {params.angle} +- {params.spread}"
+    )
 
 
 def mark(asked: Asked, texts: list[str], ratings: list[Ratings], rng: random.Random) -> Answered | None:

@@ -15,7 +15,7 @@ from tasks.runtime.models import save_model
 from tasks.runtime.params import UserError, check_section
 from tasks.runtime.stage import Run
 
-SMALL = {"rounds": 2, "prompts": 6, "samples": 4, "max_new_tokens": 6, "batch_size": 4, "learning_rate": 1e-2}
+SMALL = {"rounds": 2, "prompts": 6, "directions": 2, "samples": 4, "max_new_tokens": 6, "batch_size": 4, "learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +93,12 @@ def test_every_prompt_gets_several_directions_away_from_the_unseen():
     assert set(Counter(each.prompt_id for each in asked).values()) == {3}
     assert all(-45 <= each.angle <= 45 and abs(abs(each.angle) - 22.5) > 5 for each in asked)
     assert len({each.angle for each in asked}) == 150
-    assert {each.angle for each in ask(Params(span=[0.0, 0.0]), ["p"], random.Random(0))} == {0.0}
+    assert {each.angle for each in ask(Params(spread=0.0), ["p"], random.Random(0))} == {0.0}
 
 
 def test_gaps_that_leave_no_angle_are_refused():
     with pytest.raises(UserError, match="leave no angle"):
-        draw_angle(Params(span=[20.0, 24.0], gap=5.0), random.Random(0))
+        draw_angle(Params(angle=22.0, spread=2.0, gap=5.0), random.Random(0))
 
 
 def test_all_answers_are_stored_with_scores_by_name_and_hashes(world, tmp_path, monkeypatch):
@@ -144,8 +144,7 @@ def test_seeds_differ(world, tmp_path, monkeypatch):
     ("values", "said"),
     [
         ({"seeds": [1, 1]}, "every seed may stand only once"),
-        ({"span": [10.0, -10.0]}, "must not be above"),
-        ({"span": [0.0]}, "at least 2 items"),
+        ({"spread": -1.0}, "greater than or equal to 0"),
         ({"samples": 1}, "greater than or equal to 2"),
         ({"learner": "ppo"}, "'best' or 'pairs'"),
     ],
