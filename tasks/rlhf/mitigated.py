@@ -108,10 +108,7 @@ def best_answers(raft: Path, params: Params) -> list[tuple[str, str]]:
     """Return (prompt, completion) of what the last iterations of RAFT's run kept. Raises UserError when there is nothing."""
     numbers = sorted(int(place.name.removeprefix("iteration-")) for place in (raft / str(params.seed)).glob("iteration-*"))
     if not numbers:
-        had = sorted(place.name for place in raft.iterdir() if place.is_dir())
-        raise UserError(
-            f"{raft}: no run of RAFT with seed {params.seed} (there are {', '.join(had) or 'none'}); add it to raft.seeds"
-        )
+        raise UserError(f"{raft}: holds no run of RAFT with seed {params.seed}; add it to raft.seeds, or change mitigated.seed")
     if params.iterations > len(numbers):
         raise UserError(f"{raft}: mitigated.iterations: {params.iterations}, but RAFT did {len(numbers)}; lower it")
     kept = []

@@ -1,4 +1,4 @@
-"""An adapter starts as nothing, alone learns, and merged into a plain model computes the same; averaged weights trail by the book."""
+"""An adapter starts as nothing, alone learns, and merged computes the same; averaged weights are their closed form."""
 
 import pytest
 import torch
