@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -94,16 +93,6 @@ def judged(model: PreTrainedModel, batch: Rows, temperature: float) -> tuple[tor
     logprobs_BAV = torch.log_softmax(logits_BAV.float() / temperature, -1)
     entropy_BA = -(logprobs_BAV.exp() * logprobs_BAV).sum(-1)
     return logprobs_BAV.gather(-1, batch.actions[..., None]).squeeze(-1), entropy_BA
-
-
-def adapted(model: PreTrainedModel, rank: int, scale: float) -> PeftModel:
-    """Freeze a model and put LoRA adapters into all its linear layers but the output layer (Hu et al. 2022), in place.
-
-    What is returned can switch them off, which gives the model as it was, and merge them.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=round(scale * rank), target_modules="all-linear"))
 
 
 def _row(batch: Rows) -> torch.Tensor:

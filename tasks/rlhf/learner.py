@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from tasks.rlhf.critic import ActorCritic, Critic, adapted, judged, rows
+from tasks.rlhf.critic import ActorCritic, Critic, judged, rows
+from tasks.rlhf.lora import merged, with_adapter
 from tasks.rlhf.ppo_loss import KLController, policy_loss, value_loss
 from tasks.rlhf.ppo_params import PPOParams
 from tasks.rlhf.rollout import Rollout
 from tasks.runtime.launch import Place
-from tasks.runtime.models import load_causal, on_device, save_model
+from tasks.runtime.models import derive, load_causal, on_device, save_model, set_determinism
 from tasks.runtime.params import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 SUMS = ("policy_loss", "value_loss", "entropy", "clip_fraction", "approx_kl")
@@ -60,19 +59,21 @@ class Learner:
             raise UserError("PPO samples from the policy, which ZeRO-3 cuts in pieces; set TEMPER_ZERO=2")
         self.params, self.place = params, place
         self.micro, self.passes = place.split(params.batch_size, params.micro_batch)
+        set_determinism(derive(params.seed, 0), place.threads(params.threads))
         self.accelerator = _accelerator(params, place, self.micro, self.passes)
         self.actor, self.tokenizer = load_causal(policy)
         self.stored = self.actor.dtype
-        critic = Critic(copy.deepcopy(self.actor.float().base_model))
-        self.adapters = adapted(self.actor, params.lora_rank, params.lora_scale) if params.lora_rank else None
+        twin = copy.deepcopy(self.actor.float())
+        self.adapters = with_adapter(self.actor, params.lora_rank) if params.lora_rank else None
         if self.adapters:
-            adapted(critic.trunk, params.lora_rank, params.lora_scale)
+            with_adapter(twin, params.lora_rank)
+        self.critic = Critic(twin.base_model)
         self.reference = None if self.adapters else on_device(load_causal(policy)[0]).requires_grad_(False)
         self.kl = KLController(params.kl_weight, params.kl_target, params.kl_gain)
-        both = ActorCritic(self.actor, critic)
+        both = ActorCritic(self.actor, self.critic)
         groups = [
             {"params": [weight for weight in part.parameters() if weight.requires_grad], "lr": rate}
-            for part, rate in ((self.actor, params.learning_rate), (critic, params.critic_learning_rate))
+            for part, rate in ((self.actor, params.learning_rate), (self.critic, params.critic_learning_rate))
         ]
         self.both: Any
         self.both, self.optimizer = self.accelerator.prepare(both, torch.optim.AdamW(groups, weight_decay=0.0))
@@ -80,20 +81,21 @@ class Learner:
     def foresee(self, rollouts: Sequence[Rollout]) -> list[tuple[list[float], list[float], list[float]]]:
         """Return for each answer the log-probabilities of its actions under actor and reference, and the values before them."""
         self.both.eval()
-        found = []
+        alike = sorted(range(len(rollouts)), key=lambda index: _length(rollouts[index]))
+        found: dict[int, tuple[list[float], list[float], list[float]]] = {}
         with torch.no_grad():
             for start in range(0, len(rollouts), self.params.micro_batch):
-                chosen = rollouts[start : start + self.params.micro_batch]
+                numbers = alike[start : start + self.params.micro_batch]
+                chosen = [rollouts[index] for index in numbers]
                 batch = rows([one.prompt_ids for one in chosen], [one.actions for one in chosen], self.accelerator.device)
                 logprobs_BA, _, values_BA = self.both(batch, self.params.temperature)
                 with self.adapters.disable_adapter() if self.adapters else nullcontext():
                     reference_BA, _ = judged(self.reference or self.actor, batch, self.params.temperature)
                 tables = [table.tolist() for table in (logprobs_BA, reference_BA, values_BA)]
-                found += [
-                    tuple(line[: len(one.actions)] for line in lines)
-                    for one, lines in zip(chosen, zip(*tables, strict=True), strict=True)
-                ]
-        return found
+                for index, logprobs, reference, values in zip(numbers, *tables, strict=True):
+                    end = len(rollouts[index].actions)
+                    found[index] = logprobs[:end], reference[:end], values[:end]
+        return [found[index] for index in range(len(rollouts))]
 
     def update(self, experience: Experience, order: Sequence[int]) -> dict[str, float]:
         """Take one optimizer step for every `batch_size` answers of `order`; return means over the steps.
@@ -102,28 +104,28 @@ class Learner:
         values of the others. Raises UserError when the loss or its gradient is no longer a finite number.
         """
         self.both.train()
+        self.actor.eval()
+        self.critic.eval()  # no dropout: the ratio is 1 until a step is taken
         size = self.params.batch_size
         steps = [self._step(experience, order[start : start + size]) for start in range(0, len(order), size)]
         return {name: math.fsum(step[name] for step in steps) / len(steps) for name in steps[0]}
 
     def _step(self, experience: Experience, batch: Sequence[int]) -> dict[str, float]:
         count = experience.mask[batch].sum().clamp(min=1), experience.real[batch].sum()
-        length = [len(one.prompt_ids) + len(one.actions) for one in experience.rollouts]
-        mine = sorted(batch[self.place.rank :: self.place.processes], key=length.__getitem__)  # like by like: less padding
+        share = batch[self.place.rank :: self.place.processes]
+        mine = sorted(share, key=lambda index: _length(experience.rollouts[index]))  # passes of like length have little padding
         total, norm = torch.zeros(len(SUMS), dtype=torch.float64), 0.0
         for start in range(0, len(mine), self.micro):
             with self.accelerator.accumulate(self.both):
                 loss, sums = self._loss(experience, mine[start : start + self.micro], *count)
                 self.accelerator.backward(loss * self.passes * self.place.processes)  # it takes the mean over both
                 if self.accelerator.sync_gradients:
-                    found = self.accelerator.clip_grad_norm_(self.both.parameters(), self.params.max_grad_norm)
-                    norm = float(self.both.get_global_grad_norm() if found is None else found)
+                    norm = float(self.accelerator.clip_grad_norm_(self.both.parameters(), self.params.max_grad_norm))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             total += sums.cpu().double()
-        told = dict(zip(SUMS, map(math.fsum, zip(*self.gather([total.tolist()]), strict=True)), strict=True)) | {
-            "grad_norm": norm
-        }
+        sums_of_all = map(math.fsum, zip(*self.gather([total.tolist()]), strict=True))
+        told = {**dict(zip(SUMS, sums_of_all, strict=True)), "grad_norm": norm}
         if not all(map(math.isfinite, told.values())):
             section = self.params.section
             raise UserError(f"the loss or its gradient is no longer finite ({told}); lower {section}.learning_rate")
@@ -172,18 +174,20 @@ class Learner:
 
     def publish(self, folder: Path, card: dict[str, Any]) -> None:
         """Write the actor as a plain model folder, adapters merged, in the dtype the policy came in."""
-        if self.adapters:
-            whole: PreTrainedModel = copy.deepcopy(self.adapters).merge_and_unload()
-        else:
-            whole = copy.deepcopy(self.actor)
+        whole = merged(copy.deepcopy(self.adapters)) if self.adapters else copy.deepcopy(self.actor)
         torch.nn.Module.to(whole, self.stored)
         save_model(whole, self.tokenizer, folder, card)
+
+
+def _length(rollout: Rollout) -> int:
+    return len(rollout.prompt_ids) + len(rollout.actions)
 
 
 def _accelerator(params: PPOParams, place: Place, micro: int, passes: int) -> Any:
     """Return the Accelerator of this place, with deepspeed's configuration filled in where it says "auto"."""
     from accelerate import Accelerator, DeepSpeedPlugin
 
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # that tied weights are saved once is no news
     plugin = None
     if place.zero_config:
         config = json.loads(Path(place.zero_config).read_text(encoding="utf-8"))

@@ -60,8 +60,6 @@ class PPOParams(StageParams):
     """Taken from the reward of an answer that was cut at `max_new_tokens`."""
     lora_rank: int = Field(0, ge=0)
     """Rank of LoRA adapters on all linear layers; 0 trains every weight. What is published is merged either way."""
-    lora_scale: float = Field(2.0, gt=0)
-    """Scale of the adapters' part: LoRA's alpha divided by the rank."""
     generate_batch: int = Field(256, ge=1)
     """Answers sampled or scored at once: memory against speed. Changes a number only by rounding, but bits all the same."""
     micro_batch: int = Field(32, ge=1)

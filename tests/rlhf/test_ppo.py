@@ -60,6 +60,7 @@ def begin(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def start(reward=low, mask=None, place=None, policy=None, **changed) -> tuple[Learner, Task]:
+        torch.seed()  # what this process drew before must not matter
         params = Params(**{**SMALL, **changed})
         run = Run("ppo", "identity", Lease(tmp_path, "ppo"))
         where = place or Place()
@@ -162,6 +163,16 @@ def test_a_step_is_the_same_however_it_is_split_into_passes(begin):
         found.append(weights(learner.actor))
     for name, weight in found[0].items():
         torch.testing.assert_close(weight, found[1][name], atol=2e-4, rtol=0, msg=name)
+
+
+def test_the_first_step_is_taken_at_ratio_one_whatever_dropout_the_policy_was_trained_with(begin, tmp_path):
+    model = llama()
+    model.config.attention_dropout = 0.5
+    learner, task = begin(policy=save(model, tmp_path / "policy"))
+    lesson, _ = learn_from(learner, task, plays(learner, task, 1))
+    told = learner.update(lesson, range(8))
+    assert told["approx_kl"] == pytest.approx(0, abs=1e-5)
+    assert told["clip_fraction"] == 0
 
 
 def test_the_policy_moves_by_the_masked_actions_alone_and_the_critic_by_all(begin):

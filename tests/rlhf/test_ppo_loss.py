@@ -73,7 +73,7 @@ def test_what_the_mask_leaves_out_changes_nothing_and_gets_no_gradient_not_even_
         (value_loss(wild, old, advantages, mask, 0.2), value_loss(new, old, advantages, mask, 0.2)),
     ):
         (gradient,) = torch.autograd.grad(loss, wild)
-        assert float(loss) == pytest.approx(float(expected))
+        assert loss.item() == pytest.approx(expected.item())
         assert gradient.isfinite().all()
         assert not gradient[~mask].any()
         assert gradient[mask].any()
