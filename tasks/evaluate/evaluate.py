@@ -7,38 +7,25 @@ from that model to the end of RAFT and have equally many points, so that the are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tasks.evaluate.measure import AskParams, Questions, measure, read
+from tasks.evaluate.measure import AskParams, Questions, Unit, load_judge_of, measure_all, read_questions
 from tasks.evaluate.models import Models, average_name, find_models, raft_name
-from tasks.evaluate.skills import read_skills
 from tasks.evaluate.table import front_rows, rows_of, seed_scores, summary
-from tasks.runtime.judges import Judge, distinct_words, load_judge
-from tasks.runtime.models import preload
 from tasks.runtime.publish import publish, publish_curve, publish_json
-from tasks.runtime.records import Prompt, Text, read_records, write_records
-from tasks.runtime.seeds import side_by_side
+from tasks.runtime.records import write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
 
 RECOMMENDED = 0.2
 """The weight on the model before RLHF that the paper advises; the average nearest to it is shown."""
-Unit = Annotated[float, Field(ge=0, le=1)]
 
 
 class Params(AskParams):
     """Params of the evaluation."""
 
     section: ClassVar[str] = "evaluate"
-    judge: Literal["atlas", "diversity", "reward_model"] = "atlas"
-    """Reward: the true one of Atlas; the share of different words; or, where nobody knows the truth, the reward model."""
-    prompts: int = Field(96, ge=1)
-    """Held-out prompts, from the top of heldout.jsonl."""
-    texts: int = Field(400, ge=1)
-    """Held-out texts, from the top of perplexity.jsonl."""
     reference: tuple[Unit, Unit] = Field(default=(0.0, 0.0), strict=False)
     """Reward and skill from which the hypervolume is measured; fixed before any run."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -64,13 +51,7 @@ def main(
     """Measure base, pre (the model before RLHF), every iteration and every average; publish scores, fronts and answers."""
     models = find_models(base, pre, raft, average)
     questions = read_questions(params, sets)
-    judge = load_judge_of(params, sets)
-    outs = {name: run.checkpoints.folder / f"{name.replace('/', '-')}.json" for name in models.places}
-    left = {name: out for name, out in outs.items() if not out.exists()}
-    preload()
-    parts = {name: partial(measure, models.places[name], reward, judge, questions, params, out) for name, out in left.items()}
-    side_by_side(parts, params.threads, run.progress(len(left), "models"))
-    measured = {name: read(out) for name, out in outs.items()}
+    measured = measure_all(models.places, reward, questions, load_judge_of(params, sets), params, run)
     rows = rows_of(measured)
     seeds = {seed: seed_scores(models, rows, seed, params.reference) for seed in models.seeds}
     publish_json(scores, {"summary": summary(seeds, params.confidence), "seeds": seeds})
@@ -78,22 +59,6 @@ def main(
     with publish(generations) as draft:
         write_records(draft, shown(params, models, questions, measured))
     run.checkpoints.clear()
-
-
-def read_questions(params: Params, sets: Path) -> Questions:
-    """Read what every model is asked."""
-    return Questions(
-        [record.prompt for record in read_records(sets / "heldout.jsonl", Prompt)[: params.prompts]],
-        read_skills(sets),
-        [record.text for record in read_records(sets / "perplexity.jsonl", Text)[: params.texts]],
-    )
-
-
-def load_judge_of(params: Params, sets: Path) -> Judge | None:
-    """Return the true judge, or None where there is none but the reward model."""
-    if params.judge == "reward_model":
-        return None
-    return load_judge(sets) if params.judge == "atlas" else distinct_words
 
 
 def shown(

@@ -6,22 +6,26 @@ All models are asked the same with the same random numbers, so that they differ 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tasks.evaluate.perplexity import likelihood
-from tasks.evaluate.skills import NEXT_TOKEN, Skills, ask, exact_match
+from tasks.evaluate.skills import NEXT_TOKEN, Skills, ask, exact_match, read_skills
 from tasks.runtime.diversity import distinct
 from tasks.runtime.generate import generate
-from tasks.runtime.judges import Judge
-from tasks.runtime.models import load_causal, load_reward, on_device, set_determinism
+from tasks.runtime.judges import Judge, distinct_words, load_judge
+from tasks.runtime.models import load_causal, load_reward, on_device, preload, set_determinism
 from tasks.runtime.params import StageParams
 from tasks.runtime.publish import publish_json
+from tasks.runtime.records import Prompt, Text, read_records
 from tasks.runtime.score import score
+from tasks.runtime.seeds import side_by_side
+from tasks.runtime.stage import Run
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,18 @@ class Questions:
     """Held-out texts."""
 
 
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
 class AskParams(StageParams):
-    """How every model is asked."""
+    """What every model is asked, and how."""
+
+    judge: Literal["atlas", "diversity", "reward_model"] = "atlas"
+    """Reward: the true one of Atlas; the share of different words; or, where nobody knows the truth, the reward model."""
+    prompts: int = Field(96, ge=1)
+    """Held-out prompts, from the top of heldout.jsonl."""
+    texts: int = Field(400, ge=1)
+    """Held-out texts, from the top of perplexity.jsonl."""
 
     seed: int = Field(0, ge=0)
     """Seed of the sampled answers, the same for every model."""
@@ -53,6 +67,34 @@ class AskParams(StageParams):
     """Predicted tokens of each text that perplexity counts."""
     batch_size: int = Field(128, ge=1)
     """Answers or texts side by side: memory against speed. Changes a number only by rounding, but bits all the same."""
+
+
+def read_questions(params: AskParams, sets: Path) -> Questions:
+    """Read what every model is asked."""
+    return Questions(
+        [record.prompt for record in read_records(sets / "heldout.jsonl", Prompt)[: params.prompts]],
+        read_skills(sets),
+        [record.text for record in read_records(sets / "perplexity.jsonl", Text)[: params.texts]],
+    )
+
+
+def load_judge_of(params: AskParams, sets: Path) -> Judge | None:
+    """Return the true judge, or None where there is none but the reward model."""
+    if params.judge == "reward_model":
+        return None
+    return load_judge(sets) if params.judge == "atlas" else distinct_words
+
+
+def measure_all(
+    places: Mapping[str, Path], reward: Path, questions: Questions, judge: Judge | None, how: AskParams, run: Run
+) -> dict[str, dict[str, Any]]:
+    """Measure every model by name, side by side; what a stopped run had measured is not measured again."""
+    outs = {name: run.checkpoints.folder / f"{name.replace('/', '-')}.json" for name in places}
+    left = {name: out for name, out in outs.items() if not out.exists()}
+    preload()
+    parts = {name: partial(measure, places[name], reward, judge, questions, how, out) for name, out in left.items()}
+    side_by_side(parts, how.threads, run.progress(len(left), "models"))
+    return {name: read(out) for name, out in outs.items()}
 
 
 def measure(model: Path, reward: Path, judge: Judge | None, questions: Questions, how: AskParams, out: Path) -> None:

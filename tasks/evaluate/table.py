@@ -17,15 +17,15 @@ MEANS = ("reward", "skill", "perplexity", "reward_model", "distinct")
 """What is averaged over seeds."""
 
 
-def rows_of(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
-    """Return the row of each model by name.
+def rows_of(measured: Mapping[str, Mapping[str, Any]], before: str = "sft") -> dict[str, Row]:
+    """Return the row of each model by name; `before` is the name of the model before RLHF.
 
     `reward` lies in [0, 1]: the judge's, or without one how surely the reward model prefers an answer to those of the model
-    before RLHF, sigmoid(score - mean score of `sft` on the same prompt), averaged (Bradley-Terry). `reward_model` is its mean
+    before RLHF, sigmoid(score - its mean score on the same prompt), averaged (Bradley-Terry). `reward_model` is its mean
     score in raw units. `skill` is the mean of all skills.
     """
-    before = [fmean(scores) for scores in measured["sft"]["scores"]]
-    return {name: _row(model, before) for name, model in measured.items()}
+    usual = [fmean(scores) for scores in measured[before]["scores"]]
+    return {name: _row(model, usual) for name, model in measured.items()}
 
 
 def _row(model: Mapping[str, Any], before: Sequence[float]) -> Row:

@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 from statistics import fmean
 
-from tasks.evaluate.claims import ledger
 from tasks.evaluate.front import hypervolume
 from tasks.evaluate.interval import t_interval
 from tasks.evaluate.ledger import LEDGER
+from tasks.evaluate.verdict import ledger
 from tasks.runtime.imports import ROOT
 
 STAGES = ("corpus", "tokenizer", "pretrain", "sft", "preferences", "reward", "raft", "average", "evaluate", "claims")

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.evaluate.claims import Params, entry, ledger, main, read_scores, verdict
+from tasks.evaluate.claims import Params, main, read_scores
 from tasks.evaluate.interval import Interval
 from tasks.evaluate.ledger import LEDGER, Claim, each_seed
+from tasks.evaluate.verdict import entry, ledger, verdict
 from tasks.runtime.params import UserError
 
 UP = Claim("Paper", "It rises.", "change", "up", "1 to 2", "evaluate", each_seed(lambda seed: seed["change"]))

@@ -8,19 +8,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from tasks.evaluate.page import figures, pipeline
-from tasks.evaluate.page.changes import Changes, short
+from tasks.evaluate.page.changes import Changes
+from tasks.evaluate.page.frame import style, template, told_claims
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
 WHO = {"base": "base", "sft": "before RLHF", "raft": "after RLHF", "average": "averaged"}
 """Whose answers are shown, in this order."""
-VERDICTS = {"yes": "holds", "no": "does not hold", "not at this scale": "not at this scale"}
 
 
 @dataclass(frozen=True)
@@ -41,12 +36,7 @@ class Findings:
 
 def render(findings: Findings, title: str, samples: int) -> str:
     """Return the page as HTML; every text of a model or a file is escaped, and the page may run nothing."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["short"] = short
-    style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html").render(title=title, style=style, **context(findings, samples))
+    return template("report.html").render(title=title, style=style(), **context(findings, samples))
 
 
 def context(findings: Findings, samples: int) -> dict[str, Any]:
@@ -68,15 +58,11 @@ def context(findings: Findings, samples: int) -> dict[str, Any]:
         "learning": [*learnt, *figures.learning(findings.curves)],
         "samples": sample_groups(findings.generations, samples),
         "who": WHO,
-        "claims": [{**claim, "words": VERDICTS[claim["verdict"]], "picture": _interval(claim)} for claim in summary["claims"]],
+        "claims": told_claims(summary["claims"]),
         "scores": summary["scores"],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
         **provenance(findings),
     }
-
-
-def _interval(claim: Mapping[str, Any]) -> Markup | None:
-    return None if claim["mean"] is None else figures.interval(claim["low"], claim["mean"], claim["high"])
 
 
 def sample_groups(rows: Iterable[Mapping[str, Any]], samples: int) -> list[tuple[str, list[Mapping[str, Any]]]]:
