@@ -40,10 +40,13 @@ def cells(tmp_path):
 
 @pytest.fixture
 def told(cells):
-    main(
-        Params(), None, cells=cells / "cells", ratios=cells / "ratios", scores=cells / "scores.json", fronts=cells / "fronts.csv"
-    )
-    return json.loads((cells / "scores.json").read_text())
+    return gather(cells)
+
+
+def gather(place: Path) -> dict:
+    outs = {"scores": place / "scores.json", "fronts": place / "fronts.csv"}
+    main(Params(), None, cells=place / "cells", ratios=place / "ratios", **outs)
+    return json.loads(outs["scores"].read_text())
 
 
 def test_every_front_runs_from_the_model_before_to_the_one_after(cells):
