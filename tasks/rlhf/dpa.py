@@ -23,6 +23,7 @@ from pydantic import AfterValidator, Field
 
 from tasks.rlhf.answers import encode, learn
 from tasks.rlhf.best import best_of
+from tasks.rlhf.pairs import learn_pairs
 from tasks.runtime.checkpoint import Checkpoints, sha256
 from tasks.runtime.directions import ATTRIBUTES, along, conditioned, system_prompt, told
 from tasks.runtime.generate import generate
@@ -240,20 +241,27 @@ def fine_tune(
     """Fit the policy to the kept answers in float32, whatever it is stored in; return the last epoch's loss."""
     import torch
 
-    from tasks.rlhf.pairs import learn_pairs
-
     params, stored = task.params, model.dtype
     context = model.config.get_text_config().max_position_embeddings
     best = [(told(each.asked.prompt, each.asked.angle), each.responses[each.chosen]) for each in answered]
     worst = [(prompt, each.responses[each.rejected]) for (prompt, _), each in zip(best, answered, strict=True)]
     chosen = encode(tokenizer, best, context)
-    fit = {"learning_rate": params.learning_rate, "epochs": params.epochs, "batch_size": params.batch_size}
+    step_size, epochs, size = params.learning_rate, params.epochs, params.batch_size
     if params.learner == "best":
-        loss = learn(model.float(), chosen, **fit, seed=seed)  # type: ignore[arg-type]
+        loss = learn(model.float(), chosen, learning_rate=step_size, epochs=epochs, batch_size=size, seed=seed)
     else:
-        reference, _ = load_causal(before)
+        reference = on_device(load_causal(before)[0])
         pairs = list(zip(chosen, encode(tokenizer, worst, context), strict=True))
-        loss = learn_pairs(model.float(), on_device(reference), pairs, **fit, beta=params.beta, seed=seed)  # type: ignore[arg-type]
+        loss = learn_pairs(
+            model.float(),
+            reference,
+            pairs,
+            learning_rate=step_size,
+            epochs=epochs,
+            batch_size=size,
+            beta=params.beta,
+            seed=seed,
+        )
     torch.nn.Module.to(model, stored)
     return loss
 
