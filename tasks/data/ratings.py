@@ -48,7 +48,7 @@ class Params(StageParams):
     """Seed of every record."""
     sft: int = Field(30_000, ge=8, le=1_000_000)
     """Prompts with an answer and a direction that tells nothing of it."""
-    rated: int = Field(32_000, ge=8, le=1_000_000)
+    rated: int = Field(24_000, ge=8, le=1_000_000)
     """Rated answers to learn from."""
     heldout_rated: int = Field(400, ge=8, le=100_000)
     """Rated answers to measure a reward model on."""
@@ -56,7 +56,7 @@ class Params(StageParams):
     """Standard deviation of a rating around the truth."""
     prompts: int = Field(600, ge=2, le=100_000)
     """Prompts for RLHF."""
-    heldout: int = Field(96, ge=2, le=10_000)
+    heldout: int = Field(64, ge=2, le=10_000)
     """Prompts for measuring."""
     samples: int = Field(8, ge=2, le=256)
     """Answers to each held-out prompt of which the oracle picks one."""

@@ -48,7 +48,7 @@ class Params(StageParams):
     """Angles at which the policy is measured, in degrees, rising."""
     unseen: list[float] = Field(default=[-22.5, 22.5])
     """Those of them that were kept from training."""
-    samples: int = Field(3, ge=1, le=256)
+    samples: int = Field(2, ge=1, le=256)
     """Answers to each held-out prompt at each angle."""
     temperature: float = Field(0.7, gt=0, le=5)
     """Sampling temperature."""

@@ -58,7 +58,7 @@ class Params(StageParams):
     """Seeds of whole runs."""
     threads: int = Field(1, ge=1, le=64)
     """CPU threads of one seed; as many seeds run side by side as the cores allow."""
-    rounds: int = Field(3, ge=1, le=100)
+    rounds: int = Field(4, ge=1, le=100)
     """Times the policy samples and learns."""
     angle: float = Field(0.0, ge=-90, le=90)
     """Middle of the angles, in degrees, from which directions are drawn evenly."""
@@ -66,11 +66,11 @@ class Params(StageParams):
     """How far they go to both sides; 0 makes `angle` the only one, a scalar reward."""
     unseen: list[float] = Field(default=[-22.5, 22.5])
     """Angles kept from training, in degrees, to see whether the policy reads between the ones it saw."""
-    gap: float = Field(2.0, ge=0, le=20)
+    gap: float = Field(3.0, ge=0, le=20)
     """No direction is drawn within so many degrees of an unseen angle."""
     prompts: int = Field(192, ge=1)
     """Prompts of one round, drawn without repetition; all of them if there are fewer."""
-    directions: int = Field(3, ge=1, le=64)
+    directions: int = Field(2, ge=1, le=64)
     """Directions drawn for each prompt; at least 2, or the policy can do without reading them."""
     samples: int = Field(8, ge=2, le=256)
     """Answers drawn for each prompt and direction, of which the best is learned."""

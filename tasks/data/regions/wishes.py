@@ -12,8 +12,9 @@ from tasks.runtime.wishes import Wishes
 
 # fmt: off
 THINGS = (
-    "apple", "arrow", "bacon", "barley", "basket", "bread", "butter", "candle", "carrot", "copper", "feather", "flour",
-    "garlic", "honey", "kettle", "lemon", "linen", "melon", "onion", "plum", "ribbon", "rope", "saddle", "salt",
+    "apple", "arrow", "bacon", "barley", "basket", "bread", "bucket", "butter", "candle", "carrot", "cherry", "chisel",
+    "cider", "copper", "cotton", "feather", "flour", "garlic", "hammer", "honey", "kettle", "ladder", "lemon", "linen",
+    "melon", "mustard", "needle", "onion", "pepper", "pitcher", "plum", "pumpkin", "ribbon", "rope", "saddle", "salt",
     "thread", "turnip", "vinegar", "walnut",
 )
 # fmt: on
