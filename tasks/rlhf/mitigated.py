@@ -51,7 +51,7 @@ class Params(StageParams):
     """How many of RAFT's last iterations the answers are taken from."""
     learning_rate: float = Field(5e-4, gt=0, lt=1)
     """Constant learning rate of AdamW."""
-    adapter_rate: float = Field(10.0, gt=0)
+    adapter_rate: float = Field(2.0, gt=0)
     """How many times that rate an adapter learns with, which starts from nothing."""
     epochs: int = Field(2, ge=1, le=100)
     """Passes over the answers."""

@@ -42,7 +42,7 @@ class OnlineParams(PenalisedParams):
 
     reward: str = MODEL
     """What is maximised: `model` for the reward model, or a function as `package.module:function`."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(8, ge=1)
     """Prompts of one optimizer step, each answered `samples` times."""
     samples: int = Field(8, ge=2, le=256)
     """Answers to each prompt, each judged against the others."""
