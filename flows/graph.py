@@ -48,7 +48,11 @@ class Stage:
     file: str = "dvc.yaml"
     """Where it is defined, relative to the root."""
     sets: tuple[str, ...] = ()
-    """What the command sets beside its section, as `key=value`: what tells the cells of a matrix apart."""
+    """What the command sets beside its section, as `key=value`."""
+    cell: str | None = None
+    """Which cell of a matrix the command says that it is."""
+    further: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Stage modules that later commands of the stage run, each with what its command sets."""
     always_changed: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The free `meta` mapping of dvc.yaml."""
@@ -191,16 +195,19 @@ def missing_inputs(graph: Graph, root: Path, targets: Iterable[str]) -> list[tup
 
 def _stage(pipeline: Pipeline, name: str) -> Stage:
     stage = pipeline.stages[name]
-    cmd = stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd or [])
+    commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd or [""]
+    cmd, first = " && ".join(commands), commands[0]
     keys = tuple(key for dep in stage.deps if pipeline.is_params(dep) for key in dep.params)
-    module = _module(cmd)
+    module = _module(first)
     return Stage(
         name=name,
         cmd=cmd,
         module=module,
         section=keys[0].split(".")[0] if module and keys else None,
         file=str(Path(stage.path).relative_to(pipeline.repo.root_dir)),
-        sets=tuple(re.findall(r"--set[ =](\S+)", cmd)),
+        sets=_sets(first),
+        further=tuple((module, _sets(command)) for command in commands[1:] if (module := _module(command))),
+        cell=found[1] if (found := re.search(r"--cell[ =](\S+)", first)) else None,
         deps=tuple(pipeline.path(dep) for dep in stage.deps if not pipeline.is_params(dep)),
         outs=tuple(Out(pipeline.path(out), _kind(out), out.plot if isinstance(out.plot, dict) else {}) for out in stage.outs),
         param_keys=keys,
@@ -219,6 +226,10 @@ def _module(cmd: str) -> str | None:
     """Return MODULE of `python -m MODULE ...`, or None for any other command."""
     found = re.match(r"\s*\S*python[\d.]*\s+-m\s+([\w.]+)", cmd)
     return found[1] if found else None
+
+
+def _sets(cmd: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"--set[ =](\S+)", cmd))
 
 
 def _template_modules(root: Path, source: Mapping[str, Any], sections: Iterable[str]) -> dict[str, str]:

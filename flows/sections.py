@@ -42,13 +42,14 @@ def _check_stage(
     stage = graph.stages[name]
     if stage.module is None:
         return
-    params_type = _params_of(stage.module)
-    if params_type.section not in stage.param_keys:
-        raise UserError(
-            f"dvc.yaml: stage '{name}' reads section '{params_type.section}' but its `params` lists only "
-            f"{list(stage.param_keys)}; DVC would not see a change there"
-        )
-    check_section(params_type, overridden(params_type, params, stage.sets), origin(root, params_type.section, profile, sets))
+    for module, given in ((stage.module, stage.sets), *stage.further):
+        params_type = _params_of(module)
+        if params_type.section not in stage.param_keys:
+            raise UserError(
+                f"dvc.yaml: stage '{name}' reads section '{params_type.section}' but its `params` lists only "
+                f"{list(stage.param_keys)}; DVC would not see a change there"
+            )
+        check_section(params_type, overridden(params_type, params, given), origin(root, params_type.section, profile, sets))
 
 
 def _params_of(module: str) -> type[StageParams]:

@@ -143,7 +143,7 @@ def attempt(
     if children.stopping:
         return Outcome("stopped", detail="not started: the run was stopped")
     started = time.monotonic()
-    place = root / progress.FOLDER / f"{label(stage.section, stage.sets) if stage.section else stage.name}.json"
+    place = root / progress.FOLDER / f"{label(stage.section, stage.cell) if stage.section else stage.name}.json"
     place.unlink(missing_ok=True)
     arguments = _arguments(stage.target, force)
     process = child.start("dvc", *arguments, cwd=root, output=subprocess.PIPE, env={"PYTHONUNBUFFERED": "1"})

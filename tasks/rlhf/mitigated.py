@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from tasks.rlhf.answers import Step, encode, steps
 from tasks.rlhf.ema import MovingAverage
@@ -30,7 +30,7 @@ from tasks.runtime.stage import In, Out, Run, run_stage
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Method = Literal["none", "l1", "l2", "distillation", "kl", "replay", "lora", "moving_average"]
+METHODS = ("none", *PENALTIES, "replay", "lora", "moving_average")
 ORDER, REPLAYED = 1, 2
 """Which random stream of a run a seed is for."""
 
@@ -39,10 +39,9 @@ class Params(StageParams):
     """One method at one strength."""
 
     section: ClassVar[str] = "mitigated"
-    method: Method = "none"
-    """What holds the policy back; `none` is RAFT's answers learned freely."""
-    strength: float = Field(0.0, ge=0)
-    """Of a penalty and of replay: its lambda; of lora: the rank; of moving_average: the decay; `none` has none."""
+    mitigation: str = "none"
+    """What holds the policy back, METHOD-STRENGTH as in `l2-0.001`; `none` is RAFT's answers learned freely. The strength of a
+    penalty and of replay is its lambda, of lora the rank, of moving_average the decay."""
     seed: int = Field(0, ge=0)
     """Seed of the order, of what is replayed and of adapters; the answers are those of RAFT's run with the same seed."""
     threads: int = Field(1, ge=1, le=64)
@@ -58,13 +57,37 @@ class Params(StageParams):
     batch_size: int = Field(16, ge=1)
     """Answers of one optimizer step."""
 
-    @model_validator(mode="after")
-    def _strength_fits_the_method(self) -> Params:
-        if self.method == "lora" and (self.strength < 1 or not self.strength.is_integer()):
-            raise ValueError(f"the strength of lora is its rank, a whole number from 1, not {self.strength}")
-        if self.method == "moving_average" and self.strength >= 1:
-            raise ValueError(f"the strength of moving_average is its decay, below 1, not {self.strength}")
-        return self
+    @field_validator("mitigation")
+    @classmethod
+    def _strength_fits_the_method(cls, mitigation: str) -> str:
+        method, strength = split(mitigation)
+        if method not in METHODS:
+            raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
+        if (method == "none") != (strength is None):
+            raise ValueError("write none, or METHOD-STRENGTH as in l2-0.001")
+        if strength is not None and not 0 <= strength < math.inf:
+            raise ValueError(f"a strength is a number from 0, not {strength}")
+        if method == "lora" and not (strength and strength.is_integer()):
+            raise ValueError(f"the strength of lora is its rank, a whole number from 1, not {strength}")
+        if method == "moving_average" and strength is not None and strength >= 1:
+            raise ValueError(f"the strength of moving_average is its decay, below 1, not {strength}")
+        return mitigation
+
+    @property
+    def method(self) -> str:
+        """What holds the policy back."""
+        return split(self.mitigation)[0]
+
+    @property
+    def strength(self) -> float:
+        """How strongly; 0 for `none`."""
+        return split(self.mitigation)[1] or 0.0
+
+
+def split(mitigation: str) -> tuple[str, float | None]:
+    """Return method and strength of METHOD-STRENGTH; without a strength, None. Raises ValueError when it is no number."""
+    method, dash, strength = mitigation.partition("-")
+    return method, float(strength) if dash else None
 
 
 @dataclass

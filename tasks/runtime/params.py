@@ -85,9 +85,9 @@ def overridden(params_type: type[StageParams], values: Mapping[str, Any], sets: 
     return {**values, params_type.section: body} if sets else dict(values)
 
 
-def label(section: str, sets: Sequence[str]) -> str:
-    """Return the name of a run of a stage: its section, and for a cell of a matrix what sets it apart (`tax@l2-0.1`)."""
-    return "@".join([section, *["-".join(item.partition("=")[2] for item in sets)] * bool(sets)])
+def label(section: str, cell: str | None) -> str:
+    """Return the name of a run of a stage: its section, and for a cell of a matrix which one it is (`mitigated@l2-0.1-0`)."""
+    return f"{section}@{cell}" if cell else section
 
 
 def load_params(params_type: type[StageParams], path: Path = PARAMS_FILE) -> StageParams:

@@ -77,12 +77,12 @@ def run_stage(main: Callable[..., None], arguments: list[str] | None = None, ran
 def _run(main: Callable[..., None], arguments: list[str], rank: int) -> int:
     hints = get_type_hints(main, include_extras=True)
     params_type: type[StageParams] = hints["params"]
-    flags, source, sets = _parse(main, hints, params_type, arguments)
-    stage = label(params_type.section, sets)
+    flags, given = _parse(main, hints, params_type, arguments)
+    stage = label(params_type.section, given.cell)
 
     def body() -> None:
-        values = overridden(params_type, read_yaml(source), sets)
-        params = check_section(params_type, values, " ".join([str(source), *(f"--set {item}" for item in sets)]))
+        values = overridden(params_type, read_yaml(given.params), given.set)
+        params = check_section(params_type, values, " ".join([str(given.params), *(f"--set {item}" for item in given.set)]))
         _require_inputs(hints, flags)
         with Lease(WORK / "work" / (f"{stage}.rank{rank}" if rank else stage), stage) as lease:
             inputs = {name: _content(path) for name, path in flags.items() if hints[name] is In}
@@ -113,17 +113,18 @@ def exit_code(body: Callable[[], None], who: str) -> int:
 
 def _parse(
     main: Callable[..., None], hints: dict[str, Any], params_type: type[StageParams], arguments: list[str]
-) -> tuple[dict[str, Path], Path, list[str]]:
-    """Turn the keyword-only parameters of `main` into flags and read them, the params file, and what is set beside it."""
+) -> tuple[dict[str, Path], argparse.Namespace]:
+    """Turn the keyword-only parameters of `main` into flags and read them; also return what every stage takes beside them."""
     module = sys.modules[main.__module__]
     parser = argparse.ArgumentParser(prog=f"python -m {_module_name(main)}", description=module.__doc__)
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help=f"YAML with the section {params_type.section!r}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of that section, for this run")
+    parser.add_argument("--cell", metavar="NAME", help="which cell of a matrix this is: cells run side by side under their names")
     names = [p.name for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in names:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, dest=name)
-    values = vars(parser.parse_args(arguments))
-    return {name: values[name] for name in names}, values["params"], values["set"]
+    given = parser.parse_args(arguments)
+    return {name: vars(given)[name] for name in names}, given
 
 
 def _require_inputs(hints: dict[str, Any], flags: dict[str, Path]) -> None:

@@ -63,7 +63,7 @@ METHODS = [("l1", 1e-2), ("l2", 1e-3), ("distillation", 1.0), ("kl", 1.0), ("lor
 @pytest.mark.parametrize(("method", "strength"), METHODS)
 def test_every_method_stays_nearer_than_none_or_learns_less_freely(world, tmp_path, method, strength):
     free = run(world, tmp_path, epochs=4)
-    held = run(world, tmp_path, epochs=4, method=method, strength=strength, adapter_rate=1.0)
+    held = run(world, tmp_path, epochs=4, mitigation=f"{method}-{strength}", adapter_rate=1.0)
     assert 0 < held["distance"] < free["distance"]
     assert (held["penalty"] > 0) == (method in ("l1", "l2", "distillation", "kl"))
     assert [weight.shape for weight in weights(tmp_path / "out")] == [weight.shape for weight in llama().parameters()]
@@ -71,7 +71,7 @@ def test_every_method_stays_nearer_than_none_or_learns_less_freely(world, tmp_pa
 
 @pytest.mark.parametrize("strength", [0.5, 2.0])
 def test_replay_takes_its_share_of_the_tokens(world, tmp_path, strength):
-    scores = run(world, tmp_path, method="replay", strength=strength)
+    scores = run(world, tmp_path, mitigation=f"replay-{strength}")
     assert scores["tokens"] == 2 * 8 * 6
     assert scores["replayed_tokens"] == strength * scores["tokens"]
 
@@ -79,7 +79,7 @@ def test_replay_takes_its_share_of_the_tokens(world, tmp_path, strength):
 def test_the_same_params_give_the_same_bytes_and_the_curve_has_a_row_a_step(world, tmp_path):
     contents = []
     for _ in range(2):
-        run(world, tmp_path, method="lora", strength=2)
+        run(world, tmp_path, mitigation="lora-2")
         contents.append([(path.name, path.read_bytes()) for path in sorted((tmp_path / "out").iterdir())])
     assert contents[0] == contents[1]
     with (tmp_path / "curve.csv").open() as file:
@@ -98,7 +98,7 @@ def test_a_run_of_raft_that_kept_nothing_is_told(world, tmp_path):
     [
         ({"seed": 7}, "raft: holds no run of RAFT with seed 7; add it to raft.seeds"),
         ({"iterations": 3}, "mitigated.iterations: 3, but RAFT did 2; lower it"),
-        ({"method": "lora", "strength": 99}, "lora: rank 99 exceeds 16"),
+        ({"mitigation": "lora-99"}, "lora: rank 99 exceeds 16"),
     ],
 )
 def test_what_raft_or_the_model_cannot_give_is_told(world, tmp_path, changed, said):
@@ -112,17 +112,19 @@ def test_no_text_to_replay_is_told(world, tmp_path):
     ins = {"policy": world / "policy", "raft": world / "raft", "sets": tmp_path / "sets"}
     outs = {name: tmp_path / name for name in ("out", "scores", "curve")}
     with pytest.raises(UserError, match="pretrain.jsonl: no such file; replay needs text"):
-        main(Params(method="replay", strength=1), Run("mitigated", "x", Lease(tmp_path, "mitigated")), **ins, **outs)
+        main(Params(mitigation="replay-1"), Run("mitigated", "x", Lease(tmp_path, "mitigated")), **ins, **outs)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"method": "lora", "strength": 1.5}, "the strength of lora is its rank, a whole number from 1, not 1.5"),
-        ({"method": "lora"}, "the strength of lora is its rank"),
-        ({"method": "moving_average", "strength": 1.0}, "its decay, below 1"),
-        ({"method": "l2", "strength": -1.0}, "greater than or equal to 0"),
-        ({"method": "dropout"}, "Input should be 'none', 'l1', 'l2'"),
+        ({"mitigation": "lora-1.5"}, "the strength of lora is its rank, a whole number from 1, not 1.5"),
+        ({"mitigation": "lora"}, "METHOD-STRENGTH as in l2-0.001"),
+        ({"mitigation": "moving_average-1"}, "its decay, below 1"),
+        ({"mitigation": "l2--1"}, "a number from 0, not -1"),
+        ({"mitigation": "dropout-1"}, "there are none, l1, l2"),
+        ({"mitigation": "none-1"}, "write none"),
+        ({"mitigation": "l2-much"}, "could not convert"),
     ],
 )
 def test_a_strength_that_does_not_fit_its_method_is_refused(values, said):

@@ -108,7 +108,7 @@ def test_identity_follows_params_and_data_and_nothing_else(toy):
 
 
 def test_what_is_set_on_the_command_line_makes_a_cell_with_a_name_of_its_own(toy):
-    process = toy("--set", "mode=broken")
+    process = toy("--set", "mode=broken", "--cell", "broken")
     assert process.communicate()[1].splitlines()[-1] == "toy@broken: RuntimeError: came apart"
     process = toy("--set", "seconds=soon")
     assert "params.yaml --set seconds=soon: toy.seconds: Input should be a valid number" in process.communicate()[1]
