@@ -71,3 +71,12 @@ def test_params_of_every_stage_import_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_cell_of_a_matrix_has_a_name_of_its_own():
+    """Cells of one section run side by side; without a name they would keep each other out by the stage's lease."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, _, body, cmd, _ in stages():
+        for module, cell in re.findall(r"python -m ([\w.]+)(?: --cell (\S+))?", cmd):
+            assert cell or "matrix" not in body, f"{name}: {module} needs --cell"
+            assert seen.setdefault((module, cell), name) == name or not cell, f"{name} and {seen[module, cell]} are both {cell}"
