@@ -213,7 +213,7 @@ class Stages:
             return Completed(name="Cached", message="unchanged")
         logger = get_run_logger()
         section = self.params.get(step.stage.section or "") or {}
-        with self.slots.taken(int(section.get("threads", 0))):
+        with self.slots.taken(self._threads(step)):
             outcome = attempt(self.root, step.stage, self.children, force=step.forced, say=logger.info, watch=shown.progress)
         self.outcomes[name] = outcome
         if outcome.ran:
@@ -226,6 +226,11 @@ class Stages:
         if outcome.ending == "stopped":
             return Failed(name="Stopped", message=STOPPED if outcome.ran else outcome.detail)
         return Failed(message=outcome.detail)
+
+    def _threads(self, step: Step) -> int:
+        """Return the threads of a stage: the most that one of its sections names, since its commands run one after another."""
+        sections = [self.params.get(key.split(".")[0]) for key in step.stage.param_keys]
+        return max((int(body.get("threads", 0)) for body in sections if isinstance(body, Mapping)), default=0)
 
     def _blocker(self, name: str) -> str | None:
         """Return the stage further up that failed or was stopped, or None when `name` can run."""
