@@ -161,12 +161,12 @@ def methods() -> None:
     """
     from flows import show
     from flows.methods import read_methods, state
-    from flows.plan import plan as make_plan
 
-    prepared, listed = prepare(checkout(), None, None, None), read_methods()
-    present = [stage for method in listed for stage in method.stages if stage in prepared.graph.stages]
-    steps = {step.stage.name: step for step in make_plan(prepared.graph, prepared.root, prepared.params, present)}
-    rows = [[method.paper, " -> ".join(method.stages), state(method, prepared.graph, steps)] for method in listed]
+    root, listed, where = checkout(), read_methods(), {}
+    for study in dict.fromkeys(method.study for method in listed):
+        prepared = prepare(root, [study] if study else None, None, None)
+        where[study] = prepared.graph, {step.stage.name: step for step in prepared.plan()}
+    rows = [[method.paper, " -> ".join(method.stages), state(method, *where[method.study])] for method in listed]
     show.table(("paper", "stages", "state"), rows)
 
 

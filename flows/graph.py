@@ -86,13 +86,17 @@ class Graph:
         """Return the stages that `names` mean; the name of a foreach group means all of its stages. Raises UserError."""
         found: list[str] = []
         for name in names:
-            members = [stage for stage in self.stages if stage == name or stage.split("@")[0] == name]
+            members = self.members(name)
             if not members:
                 close = difflib.get_close_matches(name, self.stages, n=1)
                 meant = f"; did you mean '{close[0]}'?" if close else ""
                 raise UserError(f"no stage '{name}' in dvc.yaml{meant}; there are {', '.join(self.stages)}")
             found.extend(members)
         return tuple(dict.fromkeys(found))
+
+    def members(self, name: str) -> list[str]:
+        """Return the stages of this name: one, or all of a foreach or matrix group."""
+        return [stage for stage in self.stages if stage == name or stage.split("@")[0] == name]
 
     def upstream(self, name: str) -> tuple[str, ...]:
         """Return the stages that `name` reads from directly."""

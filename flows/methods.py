@@ -19,21 +19,25 @@ class Method:
 
     paper: str
     stages: tuple[str, ...]
+    """As in dvc.yaml; the name of a matrix means all its cells."""
+    study: str | None = None
+    """The study whose stages these are; None for those of the pipeline."""
 
 
 def read_methods(place: Path = LIST) -> list[Method]:
     """Read the list of methods."""
     rows = YAML(typ="safe", pure=True).load(place.read_text(encoding="utf-8"))
-    return [Method(row["paper"], tuple(row["stages"])) for row in rows]
+    return [Method(row["paper"], tuple(row["stages"]), row.get("study")) for row in rows]
 
 
 def state(method: Method, graph: Graph, steps: Mapping[str, Step]) -> str:
     """Say where a method stands: `planned`, `not run`, `stale: ...` or `up to date`. `steps` is a plan of all that it needs."""
-    absent = [stage for stage in method.stages if stage not in graph.stages]
+    cells = {stage: graph.members(stage) for stage in method.stages}
+    absent = [stage for stage in method.stages if not cells[stage]]
     if absent:
         return f"planned: {', '.join(absent)} not in dvc.yaml"
-    never = [stage for stage in method.stages if "never run" in steps[stage].reasons]
+    never = [stage for stage, names in cells.items() if any("never run" in steps[name].reasons for name in names)]
     if never:
         return f"not run: {', '.join(never)}"
-    stale = [stage for stage in method.stages if steps[stage].stale]
+    stale = [stage for stage, names in cells.items() if any(steps[name].stale for name in names)]
     return f"stale: {', '.join(stale)}" if stale else "up to date"
