@@ -13,12 +13,15 @@ import psutil
 import pytest
 
 from flows import history
-from flows.graph import RunResult
+from flows.graph import RunResult, load_graph
+from flows.overlay import effective_params
 from flows.pipeline import Slots, run
+from flows.plan import plan
 from flows.server import start_in_background
 from tasks.runtime.imports import ROOT
 from tests.flows.checkout import WORK_STAGE, command, environment, make_checkout, planned
 from tests.flows.test_stage import wait_for
+from tests.flows.test_studies import make_study
 
 FAILING = """\
   bad:
@@ -312,6 +315,18 @@ class TestWhenSomethingHappens:
 
 
 @pytest.mark.slow
+class TestAStudy:
+    def test_a_cell_that_fails_shows_its_error_and_costs_no_other(self, server, tmp_path):
+        root = make_study(tmp_path / "c", params="work: {steps: 1}\nsweep: {losses: [0.5, 2.0, much]}")
+        params = effective_params(root, None)
+        graph = load_graph(root, params, "sweep")
+        result = run(root, graph, plan(graph, root, params, graph.own), params)
+        assert states(result) == {"work": "completed", "cell@0.5": "completed", "cell@2.0": "completed", "cell@much": "failed"}
+        said = {row.stage: row.detail for row in result.rows}
+        assert "work.loss: Input should be a valid number" in said["cell@much"]
+        assert "work.loss: Input should be a valid number" in Page(server.api_url).tasks["cell@much"]["state"]["message"]
+
+
 class TestAsAProcess:
     CODE = """
 from pathlib import Path

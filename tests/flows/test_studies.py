@@ -19,7 +19,7 @@ stages:
       loss: ${sweep.losses}
     wdir: ../../..
     cmd: >-
-      python -m work --set loss=${item.loss} --out out/${item.loss}.json --scores out/s${item.loss}.json
+      python -m work --cell ${item.loss} --set loss=${item.loss} --out out/${item.loss}.json --scores out/s${item.loss}.json
       --curve out/${item.loss}.csv
     params: [work]
     deps: [out/work.json, work.py]
@@ -29,13 +29,18 @@ stages:
 PARAMS = "work: {steps: 1}\nsweep: {losses: [0.5, 2.0]}"
 
 
-@pytest.fixture
-def root(tmp_path):
-    root = make_checkout(tmp_path / "c", params=PARAMS)
+def make_study(place, params: str = PARAMS):
+    """A checkout with the study `sweep` beside its pipeline."""
+    root = make_checkout(place, params=params)
     folder = root / "flows/studies/sweep"
     folder.mkdir(parents=True)
     (folder / "dvc.yaml").write_text("vars: [../../../params.yaml]\n" + SWEEP)
     return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_study(tmp_path / "c")
 
 
 def graph_of(root, study):
