@@ -108,13 +108,6 @@ def test_a_model_that_attends_to_a_window_is_scored_without_sharing():
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
-    shape = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
     model = MistralForCausalLM(
         MistralConfig(vocab_size=44, **SHAPE, max_position_embeddings=CONTEXT, sliding_window=4, initializer_range=0.3)
     ).eval()
