@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +39,12 @@ class Header(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: str = Field("temper-topk-1", pattern="^temper-topk-1$")
+    format: Literal["temper-topk-1"] = "temper-topk-1"
     positions: int = Field(ge=1)
     k: int = Field(ge=1)
     vocabulary: int = Field(ge=1, le=1 << 24)
     """Rows of the teacher's output layer."""
-    block: int = Field(BLOCK, ge=1)
+    block: int = Field(default=BLOCK, ge=1)
     teacher: str
     """Hash of the teacher's folder."""
     tokenizer: str
@@ -106,7 +106,7 @@ class Writer:
     def __init__(self, path: Path, header: Header) -> None:
         """Begin or go on. A file with another header, or of another size, is begun anew."""
         if header.k > header.vocabulary:
-            raise UserError(f"k is {header.k}, but the teacher's vocabulary has {header.vocabulary} tokens; lower k")
+            raise UserError(f"teacher-topk.k: {header.k}, but the teacher's vocabulary has {header.vocabulary} tokens; lower it")
         self.path, self.header = path, header
         if not _continues(path, header):
             _lay_out(path, header)

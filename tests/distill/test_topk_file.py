@@ -170,5 +170,5 @@ def test_a_file_of_something_else_is_refused(tmp_path, hashes, says):
 
 
 def test_more_than_the_vocabulary_holds_is_refused(tmp_path):
-    with pytest.raises(UserError, match="k is 8, but the teacher's vocabulary has 7 tokens; lower k"):
+    with pytest.raises(UserError, match=r"teacher-topk.k: 8, but the teacher's vocabulary has 7 tokens; lower it"):
         Writer(tmp_path / "x", header(k=8, vocabulary=7))
