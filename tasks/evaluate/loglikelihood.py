@@ -88,12 +88,9 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[tuple[st
     where the context's own tokens end, so that the tokens are those of running text. An empty context is the tokenizer's start
     mark, or where it has none its end mark; a continuation that itself starts with it keeps it as its context.
     """
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    start = start_token(tokenizer)
     parted = [_part(context, continuation) for context, continuation in requests]
-    running = {text for context, continuation in parted if context for text in (context, context + continuation)}
-    mark = str(tokenizer.decode(start))
-    ids = _encode(tokenizer, (text for text in running if not text.startswith(mark)), marks=True)
-    ids |= _encode(tokenizer, (text for text in running if text.startswith(mark)), marks=False)
+    ids = encode_texts(tokenizer, (text for context, rest in parted if context for text in (context, context + rest)))
     alone = _encode(tokenizer, (continuation for context, continuation in parted if not context), marks=False)
     pairs: list[Encoded] = []
     for context, continuation in parted:
@@ -108,6 +105,19 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[tuple[st
 def _part(context: str, continuation: str) -> tuple[str, str]:
     bare = context.rstrip()
     return bare, context[len(bare) :] + continuation
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that stands before a text without a context: the start mark, or where there is none the end mark."""
+    start: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return start
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Return the ids of each text, with the marks that the tokenizer adds unless the text brings its start mark along."""
+    mark, once = str(tokenizer.decode(start_token(tokenizer))), list(dict.fromkeys(texts))
+    marked = _encode(tokenizer, (text for text in once if text.startswith(mark)), marks=False)
+    return marked | _encode(tokenizer, (text for text in once if not text.startswith(mark)), marks=True)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], marks: bool) -> dict[str, list[int]]:
