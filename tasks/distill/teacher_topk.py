@@ -112,7 +112,7 @@ def top_k(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], k: int) -> 
 
 
 def likeliest(logits_NV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and probabilities, both [N, k], of the k largest logits, likeliest first. The logits are used up.
+    """Return ids and probabilities, both [N, k], of the k largest logits, likeliest first.
 
     The k largest numbers are in the k columns with the largest maxima, when a row is laid out in columns: a maximum costs a
     fraction of a sort. Positions go in portions that stay in the processor's cache.
@@ -130,8 +130,7 @@ def likeliest(logits_NV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tens
         rest = torch.arange(deep * columns, vocabulary, device=best.device).expand(len(best), -1)
         among = torch.cat([among.flatten(1), rest], 1)
         top, place = logits.gather(1, among).topk(k, -1)
-        mass = logits.sub_(top[:, :1]).exp_().sum(-1, keepdim=True)
-        found.append((among.gather(1, place), (top - top[:, :1]).exp() / mass))
+        found.append((among.gather(1, place), (top - logits.logsumexp(-1, keepdim=True)).exp()))
     ids, probs = zip(*found, strict=True)
     return torch.cat(ids), torch.cat(probs)
 
