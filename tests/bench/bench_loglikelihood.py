@@ -3,8 +3,9 @@
     python tests/bench/bench_loglikelihood.py [--model FOLDER] [--questions 64] [--batch-size 16] [--runs 3]
 
 Made questions in the shape of the usual benchmarks: one-letter choices after a question (ARC, MMLU), sentences after a long text
-(RACE), endings longer than their context (HellaSwag), one continuation a context (LAMBADA). Without --model a random Llama of
-1.4 million parameters with a vocabulary of 600 words. Processor time of the best run, since the cores may be shared.
+(RACE), endings longer than their context (HellaSwag), one continuation a context (LAMBADA). Without --model two random Llamas of
+one shape, with a vocabulary of 600 words, as the default base model has, and of 8,000, a share of the model as in a real one.
+Processor time of the best run, since the cores may be shared.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tasks.evaluate.loglikelihood import loglikelihoods
 from tasks.runtime.models import load_causal
@@ -38,20 +40,15 @@ def requests(words: list[str], questions: int, shape: tuple[int, int, int]) -> l
     return [(question, " " + text(choice)) for question in asked for _ in range(choices)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path)
-    for name, value in (("questions", 64), ("batch-size", 16), ("runs", 3)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    model, tokenizer = load_causal(given.model) if given.model else make()
-    words = (
-        ["the", "a", "dog", "cat", "sun", "tree", "ran", "saw", "big", "red", "happy", "little", "girl", "boy"]
-        if given.model
-        else WORDS
-    )
+def large() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model of `make` with 8,000 embedding rows, and its tokenizer."""
+    model, tokenizer = make()
+    model.resize_token_embeddings(8000)
+    return model, tokenizer
+
+
+def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[str], given: argparse.Namespace) -> None:
+    """Print the rates of both ways for every shape of questions."""
     own = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=given.batch_size)
     print(f"{model.num_parameters():,} parameters, {given.questions} questions, batches of {given.batch_size}")
     for name, shape in SHAPES.items():
@@ -67,6 +64,21 @@ def main() -> None:
         apart = max(abs(left - right) for (left, _), (right, _) in pairs)
         rates = f"lm-eval {len(asked) / theirs:7,.0f}, ours {len(asked) / ours:7,.0f} requests/s"
         print(f"{name:12}{rates}, ratio {theirs / ours:4.1f} (2 is wanted), apart by at most {apart:.0e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    for name, value in (("questions", 64), ("batch-size", 16), ("runs", 3)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    if given.model:
+        compare(*load_causal(given.model), ENGLISH, given)
+    else:
+        compare(*make(), WORDS, given)
+        compare(*large(), WORDS, given)
 
 
 if __name__ == "__main__":
