@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -39,9 +39,17 @@ Row = Mapping[str, Any]
 
 
 class Params(StageParams):
-    """Params of the study's fronts."""
+    """The cells of the study, which dvc.yaml makes from the same section, and how their fronts are compared."""
 
-    section: ClassVar[str] = "tradeoffs"
+    section: ClassVar[str] = "tax"
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2], min_length=1)
+    """Seeds of every cell; RAFT must have run with them."""
+    algorithms: list[Literal["raft", "dpo", "ppo", "grpo", "rloo"]] = Field(default=["raft"], min_length=1)
+    """Whose runs are stopped early and averaged; RAFT among them, whose answers the regularised methods learn."""
+    parts: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    """Which part of the layers is averaged alone, from 0 on the input side."""
+    mitigations: list[str] = Field(default_factory=list)
+    """What RAFT's answers are learned with, METHOD-STRENGTH each."""
     reference: tuple[Unit, Unit] = Field(default=(0.0, 0.0), strict=False)
     """Reward and skill from which the hypervolume is measured; fixed before any run."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -65,14 +73,15 @@ class Front:
 
 def main(params: Params, run: Run, *, cells: In, ratios: In, scores: Out, fronts: Out) -> None:
     """Gather the cells below `cells` and HMA's own scores in `ratios`; publish fronts, areas, ratios and claims."""
-    found = list(read_fronts(cells))
-    if not found:
-        raise UserError(f"{cells}: holds no front; run the cells of the study first")
+    found = list(read_fronts(cells, params))
     areas = hypervolumes(found, params.reference)
     measured = {
         "courses": courses(found),
         "hypervolume": areas,
-        "ratios": read_ratios(ratios),
+        "ratios": {
+            algorithm: {str(seed): read(ratios / algorithm / f"{seed}.json") for seed in params.seeds}
+            for algorithm in params.algorithms
+        },
     }
     told = {algorithm: summarised(methods, params.confidence) for algorithm, methods in areas.items()}
     claims = ledger(TAX, {"tradeoffs": measured}, params.confidence)
@@ -80,28 +89,33 @@ def main(params: Params, run: Run, *, cells: In, ratios: In, scores: Out, fronts
     publish_curve(fronts, [row for front in found for row in curve_rows(front)])
 
 
-def read_fronts(cells: Path) -> Iterator[Front]:
-    """Yield every front that the cells make up."""
+def read_fronts(cells: Path, params: Params) -> Iterator[Front]:
+    """Yield every front that the cells make up. Raises UserError for a cell that is missing or damaged."""
     before = read(cells / "pre/model.json")["model"]
-    for path in sorted((cells / "early_stopping").glob("*/*.json")):
-        algorithm, seed, rows = path.parent.name, path.stem, numbered(read(path), "iteration-")
-        yield Front(algorithm, "early_stopping", seed, [(0.0, before), *rows])
-        for method in (*SWEPT, *sorted(place.name for place in cells.glob("part-*"))):
-            swept = cells / method / algorithm / f"{seed}.json"
-            if swept.exists():
-                averages = numbered(read(swept), "w_pre-")[::-1]
-                yield Front(algorithm, method, seed, [(1.0, before), *averages, (0.0, rows[-1][1])])
-    for path in sorted(cells.glob("free/*/*.json")):
-        yield from _regularised(cells, path.stem, before, read(path)["model"])
+    swept: list[tuple[str, str]] = [(method, algorithm) for algorithm in params.algorithms for method in SWEPT]
+    swept += [(f"part-{part}", "raft") for part in params.parts]
+    for seed in map(str, params.seeds):
+        ends = {}
+        for algorithm in params.algorithms:
+            rows = numbered(read(cells / "early_stopping" / algorithm / f"{seed}.json"), "iteration-")
+            ends[algorithm] = rows[-1][1]
+            yield Front(algorithm, "early_stopping", seed, [(0.0, before), *rows])
+        for method, algorithm in swept:
+            averages = numbered(read(cells / method / algorithm / f"{seed}.json"), "w_pre-")[::-1]
+            yield Front(algorithm, method, seed, [(1.0, before), *averages, (0.0, ends[algorithm])])
+        yield from _regularised(cells, params.mitigations, seed, before)
 
 
-def _regularised(cells: Path, seed: str, before: Row, free: Row) -> Iterator[Front]:
-    found: dict[str, list[tuple[float | None, Row]]] = {}
-    for path in cells.glob(f"regularised/*/{seed}.json"):
-        method, _, strength = path.parent.name.partition("-")
-        found.setdefault(method, []).append((float(strength), read(path)["model"]))
-    for method, points in sorted(found.items()):
-        yield Front(REGULARISED, method, seed, [(None, before), *sorted(points, key=lambda point: point[0] or 0), (None, free)])
+def _regularised(cells: Path, mitigations: Sequence[str], seed: str, before: Row) -> Iterator[Front]:
+    found: dict[str, list[tuple[float, Row]]] = {}
+    for mitigation in mitigations:
+        method, _, strength = mitigation.partition("-")
+        row = read(cells / "regularised" / mitigation / f"{seed}.json")["model"]
+        found.setdefault(method, []).append((float(strength), row))
+    if found:
+        free = read(cells / f"free/none/{seed}.json")["model"]
+        for method, points in found.items():
+            yield Front(REGULARISED, method, seed, [(None, before), *sorted(points, key=lambda point: point[0]), (None, free)])
 
 
 def numbered(rows: Mapping[str, Row], prefix: str) -> list[tuple[float | None, Row]]:
@@ -145,14 +159,6 @@ def courses(found: Sequence[Front]) -> dict[str, dict[str, list[dict[str, float]
             course = [{"reward": row["reward"], "skill": row["skill"]} for _, row in front.points]
             told.setdefault(front.algorithm, {})[front.seed] = course
     return told
-
-
-def read_ratios(ratios: Path) -> dict[str, dict[str, Any]]:
-    """Return HMA's own scores by algorithm and seed."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(ratios.glob("*/*.json")):
-        found.setdefault(path.parent.name, {})[path.stem] = read(path)
-    return found
 
 
 def curve_rows(front: Front) -> Iterator[dict[str, Any]]:
