@@ -95,14 +95,14 @@ def read_fronts(cells: Path, params: Params) -> Iterator[Front]:
     swept: list[tuple[str, str]] = [(method, algorithm) for algorithm in params.algorithms for method in SWEPT]
     swept += [(f"part-{part}", "raft") for part in params.parts]
     for seed in map(str, params.seeds):
-        ends = {}
+        ends: dict[str, Row] = {}
         for algorithm in params.algorithms:
             rows = numbered(read(cells / "early_stopping" / algorithm / f"{seed}.json"), "iteration-")
             ends[algorithm] = rows[-1][1]
             yield Front(algorithm, "early_stopping", seed, [(0.0, before), *rows])
-        for method, algorithm in swept:
-            averages = numbered(read(cells / method / algorithm / f"{seed}.json"), "w_pre-")[::-1]
-            yield Front(algorithm, method, seed, [(1.0, before), *averages, (0.0, ends[algorithm])])
+        for method, run in swept:
+            averages = numbered(read(cells / method / run / f"{seed}.json"), "w_pre-")[::-1]
+            yield Front(run, method, seed, [(1.0, before), *averages, (0.0, ends[run])])
         yield from _regularised(cells, params.mitigations, seed, before)
 
 
