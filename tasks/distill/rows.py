@@ -79,18 +79,23 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps([entries, tokenizer.eos_token_id]).encode()).hexdigest()
 
 
-def learned_logits(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits [N, V], in fp32, of the learned positions of a collated batch, and the tokens [N] that follow them.
+def shifted(labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the token [B, T] that follows each position, and whether it is learned there, bool [B, T]."""
+    import torch
+
+    targets_BT = torch.nn.functional.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    return targets_BT, targets_BT != IGNORED
+
+
+def learned_logits(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the logits [N, V], in fp32, of the learned positions of a collated batch, row by row.
 
     Only their hidden states go through the output layer: no tensor of the whole vocabulary is made for any other position.
     """
-    import torch
-
-    targets_BT = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    learned_BT = targets_BT != IGNORED
+    _, learned_BT = shifted(batch["labels"])
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][learned_BT], *inputs[1:]))
     try:
         logits_NV = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
     finally:
         hook.remove()
-    return logits_NV.float(), targets_BT[learned_BT]
+    return logits_NV.float()

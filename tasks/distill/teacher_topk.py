@@ -105,7 +105,7 @@ def top_k(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], k: int) -> 
     import torch
 
     with torch.inference_mode():
-        ids_NK, probs_NK = likeliest(learned_logits(model, batch)[0], k)
+        ids_NK, probs_NK = likeliest(learned_logits(model, batch), k)
     if not probs_NK.isfinite().all():
         raise UserError("the teacher's logits are not finite; its weights are damaged or its training diverged")
     return ids_NK, probs_NK

@@ -159,6 +159,11 @@ class TopK:
         ids = (octets << 8 * np.arange(self.header.id_bytes)).sum(-1)
         return ids, (self._columns.probs_NK[start:stop] / np.float32(UNITS)).astype(np.float32)
 
+    def highest(self) -> int:
+        """Return the largest token id of the file."""
+        blocks = map(self._columns.span, range(self.header.blocks))
+        return max(int(self.read(span.start, span.stop)[0].max()) for span in blocks)
+
     def require(self, *, tokenizer: str, data: str) -> None:
         """Raise UserError unless the file was made with this tokenizer and from these rows."""
         if tokenizer != self.header.tokenizer:

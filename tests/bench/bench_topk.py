@@ -45,7 +45,7 @@ def logits_of(teacher: LlamaForCausalLM, rows: Rows) -> list[torch.Tensor]:
     found = []
     with torch.inference_mode():
         for start in range(0, len(rows.rows), BATCH):
-            found.append(learned_logits(teacher, collate(rows.rows[start : start + BATCH], 0))[0])
+            found.append(learned_logits(teacher, collate(rows.rows[start : start + BATCH], 0)))
     return found
 
 
