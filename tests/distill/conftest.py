@@ -17,10 +17,12 @@ FLAGS = {
     "teacher-topk": {"teacher": "teacher", "student": "base", "sets": "sets", "out": "topk"},
     "recalibrate": {"topk": "topk", "student": "base", "sets": "sets"},
     "student": {"base": "base", "teacher": "teacher", "sets": "sets", "topk": "topk", "recalibration": "recalibrate.json"},
+    "student-eval": {"model": "base", "corpus": "corpus", "sets": "sets"},
 }
 SMALL = {
     "teacher-topk": {"max_length": 24, "batch_size": 4, "threads": 1},
     "recalibrate": {"max_length": 24},
+    "student-eval": {"threads": 1},
     "student": {"max_length": 24, "batch_size": 4, "threads": 1, "learning_rate": 0.01},
 }
 

@@ -1,0 +1,125 @@
+"""How well a model's confidence fits the noisy facts, whose right confidence is known, before and after temperature scaling.
+
+The chance that a prediction is right is read from the distribution of its context instead of being sampled, so accuracy and ECE
+carry no noise of a test set. The temperature is chosen by the likelihood of the validation answers (Guo et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from tasks.distill.rows import VALIDATION
+from tasks.distill.trustworthy import Array, ece
+from tasks.runtime.models import check_folder, encode_completion, encode_prompt, load_causal, on_device, set_determinism
+from tasks.runtime.params import StageParams, UserError
+from tasks.runtime.publish import publish_json
+from tasks.runtime.records import Completion, Record, read_records
+from tasks.runtime.stage import In, Out, Run, run_stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TEMPERATURES = [round(0.05 * n, 2) for n in range(10, 81)]
+
+
+class Params(StageParams):
+    """The measuring of a student."""
+
+    section: ClassVar[str] = "student-eval"
+    threads: int = Field(2, ge=1, le=64)
+    """CPU threads: the order of fp32 sums depends on it."""
+
+
+class Context(Record):
+    """A question whose answers have a known distribution."""
+
+    prompt: str = Field(min_length=1)
+    answers: list[str] = Field(min_length=2)
+    probabilities: list[float] = Field(min_length=2)
+
+
+def main(params: Params, run: Run, *, model: In, corpus: In, sets: In, scores: Out) -> None:
+    """Measure `model` on `corpus`/noisy.jsonl; the temperature is chosen on `sets`/valid.jsonl."""
+    check_folder(model)
+    set_determinism(0, params.threads)
+    student, tokenizer = load_causal(model)
+    student = on_device(student.float()).eval()
+    contexts = read_records(corpus / "noisy.jsonl", Context)
+    logits_NV = next_logits(student, tokenizer, [context.prompt for context in contexts])
+    truth_NV = truth(tokenizer, contexts, logits_NV.shape[1])
+    tau = choose_temperature(student, tokenizer, read_records(sets / f"{VALIDATION}.jsonl", Completion))
+    scaled = {f"scaled_{name}": value for name, value in measure(logits_NV / tau, truth_NV).items()}
+    publish_json(scores, {**measure(logits_NV, truth_NV), "temperature": tau, **scaled})
+
+
+def choose_temperature(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, valid: Sequence[Completion]) -> float:
+    """Return the temperature under which the first tokens of the validation answers are likeliest."""
+    prompts = sorted({record.prompt for record in valid})
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    logits_NV = next_logits(model, tokenizer, prompts)
+    rows = [row_of[record.prompt] for record in valid]
+    targets = [first_token(tokenizer, record.completion) for record in valid]
+
+    def loss(tau: float) -> float:
+        return -float(np.log(softmax(logits_NV / tau)[rows, targets].clip(1e-12)).mean())
+
+    return min(TEMPERATURES, key=loss)
+
+
+def measure(logits_NV: Array, truth_NV: Array) -> dict[str, float]:
+    """Return accuracy, ECE, Brier score and negative log-likelihood expected under the truth, and what the best would have."""
+    probs_NV = softmax(logits_NV)
+    rows, first = np.arange(len(probs_NV)), probs_NV.argmax(-1)
+    confidence_N, right_N = probs_NV[rows, first], truth_NV[rows, first]
+    error = ece(confidence_N, right_N)
+    return {
+        "accuracy": float(right_N.mean()),
+        "bayes_accuracy": float(truth_NV.max(-1).mean()),
+        "confidence": float(confidence_N.mean()),
+        "ece": error,
+        "acc_minus_ece": float(right_N.mean()) - error,
+        "confidence_error": float(np.abs(confidence_N - right_N).mean()),
+        "brier": float((right_N * (1 - confidence_N) ** 2 + (1 - right_N) * confidence_N**2).mean()),
+        "nll": float(-(truth_NV * np.log(probs_NV.clip(1e-12))).sum(-1).mean()),
+    }
+
+
+def truth(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[Context], vocabulary: int) -> Array:
+    """Return the known probability of every token after each prompt, [N, V]."""
+    truth_NV = np.zeros((len(contexts), vocabulary))
+    for row, context in zip(truth_NV, contexts, strict=True):
+        ids = [first_token(tokenizer, answer) for answer in context.answers]
+        if len(set(ids)) < len(ids):
+            raise UserError(f"{context.prompt!r}: two answers begin with the same token; use a tokenizer that parts them")
+        row[ids] = context.probabilities
+    return truth_NV
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
+    """Return the first token of an answer as it follows its prompt."""
+    return int(encode_completion(tokenizer, answer)[0])
+
+
+def next_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Array:
+    """Return the logits of the token after each prompt, [N, V]."""
+    import torch
+
+    with torch.inference_mode():
+        rows = [torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device) for prompt in prompts]
+        found = [model(ids, use_cache=False, logits_to_keep=1).logits[0, -1].double() for ids in rows]
+    return np.asarray(torch.stack(found).cpu().numpy(), dtype=np.float64)
+
+
+def softmax(logits_NV: Array) -> Array:
+    """Return probabilities [N, V]."""
+    powers = np.exp(logits_NV - logits_NV.max(-1, keepdims=True))
+    probs: Array = powers / powers.sum(-1, keepdims=True)
+    return probs
+
+
+if __name__ == "__main__":
+    run_stage(main)
