@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.distill.rows import VALIDATION, read_rows, tokenizer_digest
 from tasks.distill.topk_file import TopK
-from tasks.distill.trustworthy import WAYS, Way, choose, ece
+from tasks.distill.trustworthy import WAYS, Recalibration, choose, ece
 from tasks.runtime.models import check_folder, load_tokenizer
 from tasks.runtime.params import StageParams
 from tasks.runtime.publish import publish_json
@@ -24,31 +24,6 @@ class Params(StageParams):
     section: ClassVar[str] = "recalibrate"
     max_length: int = Field(128, ge=8)
     """Tokens of a packed row, as in teacher-topk."""
-
-
-class Recalibration(BaseModel):
-    """What the search found."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    c: float
-    """The value of FIRST: the same as `values.trustworthy`."""
-    teacher: str
-    """Hash of the teacher it holds for; never use it with another."""
-    n_valid: int
-    """Positions it was chosen on."""
-    accuracy: float
-    """How often the teacher's first token is the gold one."""
-    ece_before: float
-    """Of the teacher as it is: confidence is its probability under the whole vocabulary."""
-    ece_after: float
-    """Of FIRST at c."""
-    values: dict[Way, float]
-    """Best value of every way."""
-    ece: dict[Way, float]
-    """Its validation ECE."""
-    grid: list[tuple[float, float]]
-    """Every c tried and its ECE."""
 
 
 def main(params: Params, run: Run, *, topk: In, student: In, sets: In, scores: Out) -> None:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
-from tasks.distill.recalibrate import Recalibration
 from tasks.distill.rows import TRAINING, VALIDATION, Rows, learned_logits, read_rows, shifted, tokenizer_digest
 from tasks.distill.topk_file import Probs, TopK
-from tasks.distill.trustworthy import WAYS
+from tasks.distill.trustworthy import WAYS, Recalibration
 from tasks.runtime.fit.params import FitParams
 from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage

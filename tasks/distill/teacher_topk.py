@@ -65,6 +65,9 @@ def main(params: Params, run: Run, *, teacher: In, student: In, sets: In, out: O
         )
     data = {name: read_rows(tokenizer, sets / f"{name}.jsonl", params.max_length) for name in (TRAINING, VALIDATION)}
     model = on_device(load_causal(teacher)[0].float()).eval()
+    most = model.config.get_text_config().max_position_embeddings
+    if params.max_length > most:
+        raise UserError(f"teacher-topk.max_length: {params.max_length} tokens, but the model in {teacher} takes {most}; lower it")
     whose = hashlib.sha256(json.dumps(run.inputs["teacher"], sort_keys=True).encode()).hexdigest()
     drafts = run.checkpoints.folder
     progress = run.progress(sum(rows.offsets[-1] for rows in data.values()), "positions")

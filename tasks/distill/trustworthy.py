@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 Array = NDArray[np.float64]
 Way = Literal["trustworthy", "temperature", "smoothing", "renormalised"]
@@ -81,6 +82,31 @@ class Choice:
     ece: float
     grid: list[tuple[float, float]]
     """Every value tried and its ECE."""
+
+
+class Recalibration(BaseModel):
+    """What the search found, as it is stored beside the raw probabilities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    c: float
+    """The value of FIRST: the same as `values.trustworthy`."""
+    teacher: str
+    """Hash of the teacher it holds for; never use it with another."""
+    n_valid: int
+    """Positions it was chosen on."""
+    accuracy: float
+    """How often the teacher's first token is the gold one."""
+    ece_before: float
+    """Of the teacher as it is: confidence is its probability under the whole vocabulary."""
+    ece_after: float
+    """Of FIRST at c."""
+    values: dict[Way, float]
+    """Best value of every way."""
+    ece: dict[Way, float]
+    """Its validation ECE."""
+    grid: list[tuple[float, float]]
+    """Every c tried and its ECE."""
 
 
 def choose(way: Way, probs_NK: Array, correct_N: NDArray[np.bool_]) -> Choice:

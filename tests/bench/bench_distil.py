@@ -13,11 +13,10 @@ from pathlib import Path
 
 import torch
 
-from tasks.distill.recalibrate import Recalibration
 from tasks.distill.student import Batches, matching
 from tasks.distill.teacher_topk import write
 from tasks.distill.topk_file import Header, TopK, Writer
-from tasks.distill.trustworthy import WAYS
+from tasks.distill.trustworthy import WAYS, Recalibration
 from tasks.runtime.progress import Progress
 from tests.bench.bench_topk import BATCH, data, model
 

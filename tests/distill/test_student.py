@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tasks.distill import recalibrate, student, teacher_topk
-from tasks.distill.recalibrate import Recalibration
 from tasks.distill.rows import learned_logits, read_rows, shifted
 from tasks.distill.student import Batches, matching
 from tasks.distill.topk_file import TopK
+from tasks.distill.trustworthy import Recalibration
 from tasks.runtime.models import load_causal, load_tokenizer
 from tasks.runtime.params import UserError
 from tasks.runtime.records import write_records

@@ -157,3 +157,8 @@ def test_prompts_that_fill_a_row_are_refused(run, world):
     write_records(world / "sets/sft.jsonl", [{"prompt": " ".join(["w1"] * 9), "completion": "w2"}])
     with pytest.raises(UserError, match=r"sft.jsonl: every prompt fills a row of max_length: 8; raise it"):
         run(teacher_topk, max_length=8)
+
+
+def test_rows_longer_than_the_teacher_takes_are_refused(run):
+    with pytest.raises(UserError, match="teacher-topk.max_length: 65 tokens, but the model in .*teacher takes 64; lower it"):
+        run(teacher_topk, max_length=65)

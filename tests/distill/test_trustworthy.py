@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from tasks.distill import recalibrate, teacher_topk
 from tasks.distill.topk_file import TopK
-from tasks.distill.trustworthy import choose, ece, moved, renormalised, smoothing, temperature, trustworthy
+from tasks.distill.trustworthy import Recalibration, choose, ece, moved, renormalised, smoothing, temperature, trustworthy
 from tasks.evaluate.calibration import binned
 from tasks.runtime.params import UserError
 from tasks.runtime.records import write_records
@@ -104,7 +104,7 @@ def test_a_teacher_that_is_too_sure_is_made_less_sure():
 def test_the_stage_stores_what_it_found(run, world):
     run(teacher_topk)
     run(recalibrate)
-    found = recalibrate.Recalibration.model_validate(json.loads((world / "recalibrate.json").read_text()))
+    found = Recalibration.model_validate(json.loads((world / "recalibrate.json").read_text()))
     file = TopK(world / "topk/valid.topk")
     assert found.n_valid == len(file)
     assert found.teacher == file.header.teacher
