@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -46,7 +47,7 @@ class Progress:
         print(line + tail, file=sys.stderr, flush=True)
         state = {"what": self.what, "done": self.done, "total": self.total, "unit": self.unit, "rate": rate, "left_s": left}
         FOLDER.mkdir(parents=True, exist_ok=True)
-        draft = FOLDER / f"{self.stage}.draft"
+        draft = FOLDER / f"{self.stage}.draft-{os.getpid()}"  # the seeds of a stage show one file
         draft.write_text(json.dumps(state), encoding="utf-8")
         draft.replace(FOLDER / f"{self.stage}.json")
 
