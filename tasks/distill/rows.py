@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -24,8 +24,7 @@ from tasks.runtime.params import UserError
 from tasks.runtime.records import Completion, read_records
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 TRAINING, VALIDATION = "sft", "valid"
 """Names of the data sets of a folder: `sft.jsonl`, which both models learn from, and `valid.jsonl`, which chooses c."""
@@ -77,25 +76,3 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash of what every token id means: equal for two folders of one tokenizer, however their files are laid out."""
     entries = sorted((number, token) for token, number in tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps([entries, tokenizer.eos_token_id]).encode()).hexdigest()
-
-
-def shifted(labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the token [B, T] that follows each position, and whether it is learned there, bool [B, T]."""
-    import torch
-
-    targets_BT = torch.nn.functional.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
-    return targets_BT, targets_BT != IGNORED
-
-
-def learned_logits(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the logits [N, V], in fp32, of the learned positions of a collated batch, row by row.
-
-    Only their hidden states go through the output layer: no tensor of the whole vocabulary is made for any other position.
-    """
-    _, learned_BT = shifted(batch["labels"])
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][learned_BT], *inputs[1:]))
-    try:
-        logits_NV = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-    finally:
-        hook.remove()
-    return logits_NV.float()

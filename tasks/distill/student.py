@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
-from tasks.distill.rows import TRAINING, VALIDATION, Rows, learned_logits, read_rows, shifted, tokenizer_digest
+from tasks.distill.rows import TRAINING, VALIDATION, Rows, read_rows, tokenizer_digest
 from tasks.distill.topk_file import Probs, TopK
 from tasks.distill.trustworthy import WAYS, Recalibration
 from tasks.runtime.fit.params import FitParams
 from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import check_folder, load_causal, load_tokenizer, on_device, set_determinism
-from tasks.runtime.packing import collate
+from tasks.runtime.packing import collate, learned_logits, shifted
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.stage import In, Out, Run
@@ -181,7 +181,6 @@ def matching(target: Target, teacher: PreTrainedModel | None) -> Measure:
 
 def distilling(model: PreTrainedModel, plan: Plan, batches: Batches, measure: Measure) -> Trainer:
     """Return a trainer whose loss is the mean of `measure` over the learned positions of the global batch."""
-    import torch
     from transformers import TrainingArguments
 
     from tasks.runtime.fit.trainer import PackedLoss, arguments, trainable
@@ -189,17 +188,9 @@ def distilling(model: PreTrainedModel, plan: Plan, batches: Batches, measure: Me
     class Distilling(PackedLoss):
         """A Trainer of a student."""
 
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, torch.Tensor],
-            return_outputs: bool = False,
-            num_items_in_batch: torch.Tensor | int | None = None,
-        ) -> torch.Tensor:
-            """Return this pass's share of the step's loss; gradients are averaged over processes, so it is scaled up by them."""
-            assert not return_outputs
-            assert isinstance(num_items_in_batch, torch.Tensor)
-            return measure(model, inputs) * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
+        def summed(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+            """Return the divergence, summed over the learned positions."""
+            return measure(model, inputs)
 
     rows = batches.numbered
     return Distilling(

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from tasks.distill.rows import TRAINING, VALIDATION, Rows, learned_logits, read_rows, tokenizer_digest
+from tasks.distill.rows import TRAINING, VALIDATION, Rows, read_rows, tokenizer_digest
 from tasks.distill.topk_file import Header, TopK, Writer
 from tasks.runtime.models import check_folder, load_causal, load_tokenizer, on_device, set_determinism
-from tasks.runtime.packing import collate
+from tasks.runtime.packing import collate, learned_logits
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish, publish_json
 from tasks.runtime.stage import In, Out, Run, run_stage

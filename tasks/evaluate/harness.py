@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from tasks.evaluate.models import below
 from tasks.runtime.models import load_causal, on_device, preload, set_determinism
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish_json
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, dict[str, float]]
 """Values of one model by task and metric, in lm-eval's own units."""
-ALONE, BEFORE = "model", "before"
-"""Name of the only model of a folder, and of the one before RLHF."""
+BEFORE = "before"
+"""Name of the model before RLHF."""
 ABILITIES = {
     "common_sense": {"arc_easy": "acc", "arc_challenge": "acc", "race": "acc", "piqa": "acc"},
     "reading": {"squadv2": "f1", "drop": "f1"},
@@ -66,7 +67,7 @@ def main(params: Params, run: Run, *, models: In, pre: In, definitions: In, scor
     """Publish the metrics, abilities and taxes of every model at or below `models`, and those of `pre`, the model before RLHF."""
     require_harness()
     manager = find_tasks(params, definitions)
-    places = {BEFORE: pre, **model_folders(models)}
+    places = {BEFORE: pre, **below(models)}
     outs = {name: run.checkpoints.folder / f"{name.replace('/', '-')}.json" for name in places}
     left = {name: out for name, out in outs.items() if not out.exists()}
     preload()
@@ -133,16 +134,6 @@ def go_offline_without_hub() -> None:
         httpx.head(constants.ENDPOINT, timeout=HUB_SECONDS)
     except httpx.HTTPError:
         constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
-
-
-def model_folders(folder: Path) -> dict[str, Path]:
-    """Return every model folder at or below `folder` by its path there. Raises UserError when there is none."""
-    if (folder / "config.json").is_file():
-        return {ALONE: folder}
-    found = {str(file.parent.relative_to(folder)): file.parent for file in sorted(folder.rglob("config.json"))}
-    if not found:
-        raise UserError(f"{folder}: holds no model folder (config.json); run the stage that makes it again")
-    return found
 
 
 def measure(folder: Path, manager: TaskManager, params: Params, out: Path) -> None:

@@ -5,17 +5,14 @@ A cell is a folder: one model, or every model somewhere below it, such as a poli
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from tasks.evaluate.measure import AskParams, load_judge_of, measure_all, read_questions
+from tasks.evaluate.models import below
 from tasks.evaluate.table import rows_of
-from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_json
 from tasks.runtime.stage import In, Out, Run, run_stage
 
-ALONE = "model"
-"""Name of the only model of a cell."""
 BEFORE = "before"
 """Name of the model before RLHF while it is measured."""
 
@@ -29,22 +26,12 @@ class Params(AskParams):
 def main(params: Params, run: Run, *, models: In, pre: In, reward: In, sets: In, scores: Out) -> None:
     """Publish the row of every model below `models`; without a true judge, rewards are against `pre`, the model before RLHF."""
     judge = load_judge_of(params, sets)
-    places = find_models(models)
+    places = below(models)
     asked = places | ({BEFORE: pre} if judge is None else {})
     measured = measure_all(asked, reward, read_questions(params, sets), judge, params, run)
     rows = rows_of(measured, BEFORE if judge is None else next(iter(places)))
     publish_json(scores, {name: rows[name] for name in places})
     run.checkpoints.clear()
-
-
-def find_models(folder: Path) -> dict[str, Path]:
-    """Return every model folder at or below `folder` by its path there. Raises UserError when there is none."""
-    if (folder / "config.json").is_file():
-        return {ALONE: folder}
-    found = {str(file.parent.relative_to(folder)): file.parent for file in sorted(folder.rglob("config.json"))}
-    if not found:
-        raise UserError(f"{folder}: holds no model folder (config.json); run the stage that makes it again")
-    return found
 
 
 if __name__ == "__main__":

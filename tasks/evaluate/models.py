@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tasks.runtime.params import UserError
 
+ALONE = "model"
+"""Name of a folder's only model."""
 ITERATION, W_PRE = re.compile(r"iteration-(\d+)"), re.compile(r"w_pre-(\d+(?:\.\d+)?)")
 
 
@@ -83,6 +85,16 @@ def find_models(base: Path, pre: Path, raft: Path, average: Path) -> Models:
             f"number of average.w_pre, here {len(models.weights) + 1}"
         )
     return models
+
+
+def below(folder: Path) -> dict[str, Path]:
+    """Return every model folder at or below `folder` by its path there, ALONE for itself. Raises UserError when there is none."""
+    if (folder / "config.json").is_file():
+        return {ALONE: folder}
+    found = {str(file.parent.relative_to(folder)): file.parent for file in sorted(folder.rglob("config.json"))}
+    if not found:
+        raise UserError(f"{folder}: holds no model folder (config.json); run the stage that makes it again")
+    return found
 
 
 def _seeds(folder: Path, pattern: re.Pattern[str]) -> dict[str, dict[str, Path]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.runtime.models import load_causal, on_device
-from tasks.runtime.packing import IGNORED
+from tasks.runtime.packing import learned_logits
 
 if TYPE_CHECKING:
     import torch
@@ -78,13 +78,6 @@ def divergence(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
     """Return the mean of KL(p || q) over rows of logits, in nats; 0 where there are no rows."""
     p_NV, q_NV = p_NV.float().log_softmax(-1), q_NV.float().log_softmax(-1)
     return (p_NV.exp() * (p_NV - q_NV)).sum() / max(1, len(p_NV))
-
-
-def learned_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Return the logits [N, V] at the places of a packed batch that predict a learned token."""
-    logits_BTV = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-    logits_NV: torch.Tensor = logits_BTV[:, :-1][batch["labels"][:, 1:] != IGNORED]
-    return logits_NV
 
 
 def _start_logits(start: PreTrainedModel, batch: Batch) -> torch.Tensor:

@@ -82,24 +82,36 @@ def collate(rows: Sequence[PackedRow], pad_id: int) -> dict[str, torch.Tensor]:
     }
 
 
-def summed_loss(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the cross-entropy of the learned tokens of a batch, in nats and summed, and how many they are; both scalars.
-
-    Only hidden states that predict a learned token go through the output layer, which makes up much of a small model and,
-    in instruction tuning, would mostly compute what nobody reads.
-    """
+def shifted(labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the token [B, T] that follows each position, and whether it is learned there, bool [B, T]."""
     import torch
 
-    targets_BT = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    learned_BT = targets_BT != IGNORED
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][learned_BT], *inputs[1:]))
+    targets_BT = torch.nn.functional.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    return targets_BT, targets_BT != IGNORED
+
+
+def learned_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Return the logits [N, V], in fp32, at the positions of a batch that predict a learned token, row by row.
+
+    Only their hidden states go through the output layer, which makes up much of a small model and, in instruction tuning,
+    would mostly compute what nobody reads.
+    """
+    _, learned_BT = shifted(batch["labels"])
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][learned_BT], *inputs[1:]))
     try:
         logits_NV = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
     finally:
         hook.remove()
-    loss = torch.nn.functional.cross_entropy(logits_NV.float(), targets_BT[learned_BT], reduction="sum")
-    return loss, learned_BT.sum()
+    return logits_NV.float()
+
+
+def summed_loss(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cross-entropy of the learned tokens of a batch, in nats and summed, and how many they are; both scalars."""
+    import torch
+
+    targets_BT, learned_BT = shifted(batch["labels"])
+    logits_NV = learned_logits(model, batch)
+    return torch.nn.functional.cross_entropy(logits_NV, targets_BT[learned_BT], reduction="sum"), learned_BT.sum()
 
 
 def packed_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:

@@ -198,7 +198,7 @@ def test_other_architectures_are_refused(pair, tmp_path):
 
 def test_bookkeeping_in_the_config_may_differ(pair, tmp_path):
     (pair[1] / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 40, "use_cache": False}))
-    run(*pair, tmp_path / "out")
+    assert run(*pair, tmp_path / "out").keys() == read(pair[0]).keys()
 
 
 def test_a_config_that_another_release_wrote_otherwise_is_the_same_config(pair, tmp_path):
@@ -206,7 +206,7 @@ def test_a_config_that_another_release_wrote_otherwise_is_the_same_config(pair, 
         pair, ({"rope_theta": 5e5}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}), strict=True
     ):
         (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64} | rope))
-    run(*pair, tmp_path / "out")
+    assert run(*pair, tmp_path / "out").keys() == read(pair[0]).keys()
 
 
 def test_other_tokenizers_are_refused(pair, tmp_path):
@@ -222,7 +222,7 @@ def test_other_tokenizers_are_refused(pair, tmp_path):
 
 def test_a_tokenizer_that_only_pads_differently_is_the_same_tokenizer(pair, tmp_path):
     (pair[1] / "tokenizer.json").write_text(json.dumps(TOKENIZER | {"padding": {"strategy": "BatchLongest"}}))
-    run(*pair, tmp_path / "out")
+    assert run(*pair, tmp_path / "out").keys() == read(pair[0]).keys()
 
 
 @pytest.mark.parametrize("cut", [4, 40, 1000, -1])

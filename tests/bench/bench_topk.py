@@ -19,9 +19,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.distill import teacher_topk
-from tasks.distill.rows import Rows, learned_logits
+from tasks.distill.rows import Rows
 from tasks.distill.topk_file import Header, TopK, Writer
-from tasks.runtime.packing import collate, pack
+from tasks.runtime.packing import collate, learned_logits, pack
 from tasks.runtime.progress import Progress
 
 BATCH = 16

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from tasks.distill import recalibrate, student, teacher_topk
-from tasks.distill.rows import learned_logits, read_rows, shifted
+from tasks.distill.rows import read_rows
 from tasks.distill.student import Batches, matching
 from tasks.distill.topk_file import TopK
 from tasks.distill.trustworthy import Recalibration
 from tasks.runtime.models import load_causal, load_tokenizer
+from tasks.runtime.packing import learned_logits, shifted
 from tasks.runtime.params import UserError
 from tasks.runtime.records import write_records
 from tests.tiny import WORDS, llama, save, word_tokenizer

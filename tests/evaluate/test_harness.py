@@ -13,10 +13,10 @@ from tasks.evaluate.harness import (
     load_task,
     main,
     metrics_of,
-    model_folders,
     require_harness,
     summary,
 )
+from tasks.evaluate.models import below
 from tasks.runtime.lease import Lease
 from tasks.runtime.models import load_causal
 from tasks.runtime.params import UserError
@@ -234,4 +234,4 @@ def test_an_unknown_task_is_named(definitions):
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no model folder"):
-        model_folders(tmp_path)
+        below(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.evaluate.measured import find_models
+from tasks.evaluate.models import below
 from tasks.evaluate.page.study import render
 from tasks.evaluate.tax_claims import TAX, above_most_baselines, area_gain, tax_grows
 from tasks.evaluate.tradeoffs import Params, main, read_fronts
@@ -133,8 +133,8 @@ def test_the_page_shows_every_method_area_and_claim_and_runs_nothing(cells, told
 def test_models_are_found_wherever_they_lie_below_a_cell(tmp_path):
     for place in ("0/iteration-1", "0/iteration-2"):
         write(tmp_path / place / "config.json", {})
-    assert set(find_models(tmp_path)) == {"0/iteration-1", "0/iteration-2"}
-    assert set(find_models(tmp_path / "0/iteration-1")) == {"model"}
+    assert set(below(tmp_path)) == {"0/iteration-1", "0/iteration-2"}
+    assert set(below(tmp_path / "0/iteration-1")) == {"model"}
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="holds no model folder"):
-        find_models(tmp_path / "none")
+        below(tmp_path / "none")

@@ -87,6 +87,10 @@ class PackedLoss(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
 
+    def summed(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the loss summed over the learned tokens of a batch: what a trainer of another loss overrides."""
+        return summed_loss(model, inputs)[0]
+
     def compute_loss(
         self,
         model: Any,
@@ -97,8 +101,7 @@ class PackedLoss(Trainer):
         """Return this pass's share of the step's loss; gradients are averaged over processes, so it is scaled up by them."""
         assert not return_outputs
         assert isinstance(num_items_in_batch, torch.Tensor)
-        loss, _ = summed_loss(model, inputs)
-        return loss * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
+        return self.summed(model, inputs) * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
 
 
 def total(
