@@ -26,7 +26,7 @@ unit: $(READY)
 	pytest
 
 bench: $(READY)  ## every figure as a ratio against its peer, in one run
-	@for file in tests/bench/bench_*.py; do echo "== $$file"; python $$file || exit 1; done
+	@for file in tests/bench/bench_*.py; do echo "== $$file"; PYTHONPATH=. python $$file || exit 1; done
 
 setup: $(READY)
 

@@ -28,7 +28,7 @@ def finished(place: Path) -> Path:
             path = place / out.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}\n" if path.suffix == ".json" else f"{stage.name}\n")
-    subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], cwd=place, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet", "dvc.yaml"], cwd=place, check=True)
     return place
 
 
