@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 15
-"""Elements at a time: the buffers of one block stay in a core's second-level cache."""
+BLOCK = 1 << 16
+"""Elements at a time: few enough that the buffers stay in a core's second-level cache, and enough that threads, which take turns
+between two operations, rarely wait for each other (measured on 1 GB and two threads: 1 << 15 takes 3.8 s, 1 << 16 2.5 s)."""
 STORED: dict[str, np.dtype[Any]] = {
     name: np.dtype(code) for name, code in {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}.items()
 }

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -26,6 +26,7 @@ from tasks.average.weights import INDEX, Shard, Tensor, Weights
 from tasks.runtime.checkpoint import sha256
 from tasks.runtime.models import write_card
 from tasks.runtime.params import UserError
+from tasks.runtime.publish import sync
 
 SPAN = 1 << 22
 """Elements that one thread averages at a time; squares are added up span by span in order, whatever the number of threads."""
@@ -59,11 +60,15 @@ def merge(
         out.mkdir(parents=True, exist_ok=True)
         copy_beside_weights(pre.folder, post.folder, out)
     squares: dict[str, Squares] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    flushed: list[Future[None]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, ThreadPoolExecutor(1) as disk:
         for shard in pre.shards:
             for span, part in _merge_shard(pool, shard, pre, post, outs):
                 squares[span.tensor.name] = squares.get(span.tensor.name, Squares()) + part
                 count((span.stop - span.first) * span.tensor.size // max(1, span.tensor.length))
+            flushed += [disk.submit(sync, out / shard.path.name) for out in outs]  # while the next shard is computed
+    for done in flushed:
+        done.result()
     for name, found in squares.items():
         if not isfinite(found.pre + found.difference):
             raise UserError(f"tensor {name} holds NaN or infinity in {pre.folder} or {post.folder}; its training diverged")
