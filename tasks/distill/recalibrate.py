@@ -1,6 +1,7 @@
 """Chooses on validation rows how the teacher's top-k probabilities are recalibrated; the file keeps the raw ones.
 
-So c can change without a new pass of the teacher. Nothing here reads test data.
+So c can change without a new pass of the teacher. Only the first token of an answer counts: what follows it, its end above all,
+is certain, and would make every teacher look calibrated. Nothing here reads test data.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ def main(params: Params, run: Run, *, topk: In, student: In, sets: In, scores: O
     file = TopK(topk / f"{VALIDATION}.topk")
     file.require(tokenizer=tokenizer_digest(tokenizer), data=data.digest)
     ids_NK, kept_NK = file.read(0, len(file))
-    probs_NK = kept_NK.astype(float)
-    correct_N = ids_NK[:, 0] == data.targets
+    probs_NK = kept_NK[data.begins].astype(float)
+    correct_N = ids_NK[data.begins, 0] == data.targets[data.begins]
     best = {way: choose(way, probs_NK, correct_N) for way in WAYS}
     found = Recalibration(
         c=best["trustworthy"].value,
         teacher=file.header.teacher,
-        n_valid=len(file),
+        n_valid=len(correct_N),
+        mass=float(probs_NK.sum(-1).mean()),
         accuracy=float(correct_N.mean()),
         ece_before=ece(probs_NK[:, 0], correct_N),
         ece_after=best["trustworthy"].ece,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,17 @@ class Rows:
     def targets(self) -> NDArray[np.int64]:
         """Token that follows each learned position, [n]: what a hard label would teach there."""
         return np.array([label for row in self.rows for label in row["labels"] if label != IGNORED], dtype=np.int64)
+
+    @cached_property
+    def begins(self) -> NDArray[np.bool_]:
+        """Whether an answer begins behind each learned position, [n]: where confidence is read, its further tokens left out.
+
+        The first token of every example is no part of an answer, so none goes unnoticed between two answers in one row.
+        """
+        found = [
+            before == IGNORED for row in self.rows for before, label in pairwise([IGNORED, *row["labels"]]) if label != IGNORED
+        ]
+        return np.array(found, dtype=np.bool_)
 
     @cached_property
     def digest(self) -> str:

@@ -94,9 +94,11 @@ class Recalibration(BaseModel):
     teacher: str
     """Hash of the teacher it holds for; never use it with another."""
     n_valid: int
-    """Positions it was chosen on."""
+    """Answers it was chosen on."""
+    mass: float
+    """Mean probability, of the whole vocabulary's 1, that the k tokens hold where an answer begins."""
     accuracy: float
-    """How often the teacher's first token is the gold one."""
+    """How often the teacher's likeliest token is the one that the answer begins with."""
     ece_before: float
     """Of the teacher as it is: confidence is its probability under the whole vocabulary."""
     ece_after: float

@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tasks.distill import recalibrate, teacher_topk
-from tasks.distill.topk_file import TopK
+from tasks.distill.rows import read_rows
+from tasks.distill.topk_file import read_header
 from tasks.distill.trustworthy import Recalibration, choose, ece, moved, renormalised, smoothing, temperature, trustworthy
 from tasks.evaluate.calibration import binned
+from tasks.runtime.models import load_causal, load_tokenizer
 from tasks.runtime.params import UserError
 from tasks.runtime.records import write_records
 
@@ -105,12 +108,38 @@ def test_the_stage_stores_what_it_found(run, world):
     run(teacher_topk)
     run(recalibrate)
     found = Recalibration.model_validate(json.loads((world / "recalibrate.json").read_text()))
-    file = TopK(world / "topk/valid.topk")
-    assert found.n_valid == len(file)
-    assert found.teacher == file.header.teacher
+    assert found.n_valid == 12
+    assert found.teacher == read_header(world / "topk/valid.topk").teacher
     assert found.ece_after == min(tried for _, tried in found.grid)
     assert dict(found.grid)[found.c] == found.ece_after
     assert set(found.values) == {"trustworthy", "temperature", "smoothing", "renormalised"}
+
+
+def test_c_is_chosen_where_an_answer_begins_and_nowhere_else(run, world):
+    """Ends, of which every teacher is sure and right, would make any teacher look calibrated and c small."""
+    run(teacher_topk)
+    run(recalibrate)
+    found = Recalibration.model_validate(json.loads((world / "recalibrate.json").read_text()))
+    model, tokenizer = load_causal(world / "teacher")
+    records = [json.loads(line) for line in (world / "sets/valid.jsonl").read_text().splitlines()]
+    with torch.no_grad():
+        logits = [model(torch.tensor([tokenizer(record["prompt"])["input_ids"]])).logits[0, -1] for record in records]
+    top, ids = torch.stack(logits).softmax(-1).topk(5)
+    gold = [tokenizer(record["completion"])["input_ids"][0] for record in records]
+    correct = ids[:, 0].numpy() == np.array(gold)
+    assert found.accuracy == pytest.approx(correct.mean())
+    assert found.mass == pytest.approx(top.sum(-1).mean().item(), abs=1e-4)
+    assert found.ece_before == pytest.approx(ece(top[:, 0].numpy(), correct), abs=1e-4)
+    assert found.ece_after == pytest.approx(choose("trustworthy", top.double().numpy(), correct).ece, abs=1e-3)
+
+
+def test_an_answer_begins_once_however_many_stand_in_a_row(world):
+    tokenizer = load_tokenizer(world / "base")
+    records = [json.loads(line) for line in (world / "sets/valid.jsonl").read_text().splitlines()]
+    data = read_rows(tokenizer, world / "sets/valid.jsonl", 24)
+    assert len(data.rows) < len(records)
+    begun = sorted(tokenizer.decode(data.targets[data.begins]).split())
+    assert begun == sorted(record["completion"].split()[0] for record in records)
 
 
 def test_validation_rows_other_than_the_teachers_are_refused(run, world):
