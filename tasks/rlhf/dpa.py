@@ -10,29 +10,26 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from tasks.rlhf.answers import encode, learn
 from tasks.rlhf.best import best_of
 from tasks.rlhf.pairs import learn_pairs
-from tasks.runtime.checkpoint import Checkpoints, sha256
+from tasks.rlhf.rounds import RoundsParams, Task, improve, summary
+from tasks.runtime.checkpoint import sha256
 from tasks.runtime.directions import ATTRIBUTES, along, conditioned, system_prompt, told
 from tasks.runtime.generate import generate
 from tasks.runtime.models import derive, load_causal, on_device, preload, save_model, set_determinism
-from tasks.runtime.params import StageParams, UserError
-from tasks.runtime.publish import publish, publish_curve, publish_json
+from tasks.runtime.params import UserError
+from tasks.runtime.publish import publish_json
 from tasks.runtime.rate import Ratings, load_rater, rate
 from tasks.runtime.records import Prompt, read_records, write_records
-from tasks.runtime.seeds import for_each_seed
 from tasks.runtime.stage import In, Out, Run, run_stage
 
 if TYPE_CHECKING:
@@ -42,22 +39,10 @@ SAMPLING, CHOICE, ORDER = 1, 2, 3
 """Which random stream of a round a seed is for."""
 
 
-def _all_different(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) != len(seeds):
-        raise ValueError("every seed may stand only once")
-    return seeds
-
-
-class Params(StageParams):
+class Params(RoundsParams):
     """Params of DPA."""
 
     section: ClassVar[str] = "dpa"
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_all_different)] = Field(
-        default=[0, 1, 2]
-    )
-    """Seeds of whole runs."""
-    threads: int = Field(1, ge=1, le=64)
-    """CPU threads of one seed; as many seeds run side by side as the cores allow."""
     rounds: int = Field(4, ge=1, le=100)
     """Times the policy samples and learns."""
     angle: float = Field(0.0, ge=-90, le=90)
@@ -91,27 +76,10 @@ class Params(StageParams):
     generate_batch: int = Field(512, ge=1)
     """Answers sampled or rated at once."""
 
-
-@dataclass(frozen=True)
-class Task:
-    """What all rounds of all seeds share."""
-
-    params: Params
-    run: Run
-    policy: Path
-    """Model before the first round."""
-    reward: Path
-    """Reward model of several outputs."""
-    prompts: Sequence[str]
-
-    def checkpoints(self, seed: int) -> Checkpoints:
-        """Return the rounds of one seed that are done."""
-        return Checkpoints(self.run.checkpoints.folder / f"seed-{seed}")
-
     @property
-    def rounds(self) -> range:
-        """Numbers of the rounds, from 1."""
-        return range(1, self.params.rounds + 1)
+    def count(self) -> int:
+        """How many rounds there are."""
+        return self.rounds
 
 
 @dataclass(frozen=True)
@@ -143,28 +111,11 @@ def main(params: Params, run: Run, *, policy: In, reward: In, sets: In, out: Out
     """Run DPA from `policy` under `reward` for every seed; publish SEED/iteration-K, with its answers, for each round K."""
     preload()
     task = Task(params, run, policy, reward, [record.prompt for record in read_records(sets / "prompts.jsonl", Prompt)])
-    for_each_seed(partial(train, task), params.seeds, params.threads)
-    rows = {seed: [_row(task.checkpoints(seed).place(number)) for number in task.rounds] for seed in params.seeds}
-    with publish(out) as draft:
-        for seed, number in product(params.seeds, task.rounds):
-            shutil.copytree(task.checkpoints(seed).place(number) / "model", draft / str(seed) / f"iteration-{number}")
-    publish_curve(curve, [{"seed": seed, **row} for seed in params.seeds for row in rows[seed]])
-    publish_json(scores, summary(rows))
+    publish_json(scores, summary(improve(task, iterate, out, curve)))
     run.checkpoints.clear()
 
 
-def train(task: Task, seed: int) -> None:
-    """Do the rounds of one seed that are still to do; each becomes a checkpoint with its model, answers and scores."""
-    done = task.checkpoints(seed)
-    ready = done.steps()
-    for number in task.rounds:
-        if number not in ready:
-            before = task.policy if number == 1 else done.place(number - 1) / "model"
-            with done.save(number) as draft:
-                iterate(task, seed, number, before, draft)
-
-
-def iterate(task: Task, seed: int, number: int, before: Path, draft: Path) -> None:
+def iterate(task: Task[Params], seed: int, number: int, before: Path, draft: Path) -> None:
     """Do round `number` of one seed from the policy in `before`; write `model`, with its answers, and `scores.json`."""
     params = task.params
     set_determinism(derive(seed, number), params.threads)
@@ -183,7 +134,9 @@ def iterate(task: Task, seed: int, number: int, before: Path, draft: Path) -> No
     (draft / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
 
 
-def draw(task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int, number: int) -> list[Answered]:
+def draw(
+    task: Task[Params], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int, number: int
+) -> list[Answered]:
     """Return the round's prompts and directions with the policy's answers, rated, the best and the worst marked."""
     params, rng = task.params, random.Random(derive(seed, number, CHOICE))
     asked = ask(params, task.prompts, rng)
@@ -231,7 +184,7 @@ def mark(asked: Asked, texts: list[str], ratings: list[Ratings], rng: random.Ran
 
 
 def fine_tune(
-    task: Task,
+    task: Task[Params],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     before: Path,
@@ -308,23 +261,6 @@ def weights_hash(folder: Path) -> str:
     import hashlib
 
     return hashlib.sha256("".join(sha256(path) for path in sorted(folder.glob("*.safetensors"))).encode()).hexdigest()
-
-
-def summary(rows: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """Return the stage's scores: the last round's means over seeds, and every seed's course."""
-    names = [name for name in next(iter(rows.values()))[0] if name != "iteration"]
-    means = {f"last_{name}": fmean(course[-1][name] for course in rows.values()) for name in names}
-    first = fmean(course[0]["reward"] for course in rows.values())
-    return {
-        "first_reward": first,
-        **means,
-        "seeds": {str(seed): {name: [row[name] for row in course] for name in names} for seed, course in rows.items()},
-    }
-
-
-def _row(place: Path) -> dict[str, float]:
-    row: dict[str, float] = json.loads((place / "scores.json").read_text(encoding="utf-8"))
-    return row
 
 
 if __name__ == "__main__":

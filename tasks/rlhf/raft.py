@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from tasks.rlhf.answers import encode, learn, logprob
 from tasks.rlhf.best import Kept, keep, measure
-from tasks.runtime.checkpoint import Checkpoints
+from tasks.rlhf.rounds import RoundsParams, Task, improve, summary
 from tasks.runtime.generate import generate
 from tasks.runtime.models import derive, load_causal, load_reward, on_device, preload, save_model, set_determinism
-from tasks.runtime.params import StageParams, UserError
-from tasks.runtime.publish import publish, publish_curve, publish_json
+from tasks.runtime.params import UserError
+from tasks.runtime.publish import publish_json
 from tasks.runtime.records import Prompt, read_records, write_records
 from tasks.runtime.score import score
-from tasks.runtime.seeds import for_each_seed
 from tasks.runtime.stage import In, Out, Run, run_stage
 
 if TYPE_CHECKING:
@@ -37,26 +32,12 @@ if TYPE_CHECKING:
 
 SAMPLING, CHOICE, ORDER = 1, 2, 3
 """Which random stream of an iteration a seed is for."""
-MEASURES = ("reward", "kept_reward", "distinct", "kept", "drift", "loss")
-"""What is told of an iteration; its `reward` is that of the samples, so of the policy before it learns from them."""
 
 
-def _all_different(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) != len(seeds):
-        raise ValueError("every seed may stand only once")
-    return seeds
-
-
-class Params(StageParams):
+class Params(RoundsParams):
     """Params of RAFT."""
 
     section: ClassVar[str] = "raft"
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_all_different)] = Field(
-        default=[0, 1, 2]
-    )
-    """Seeds of whole runs, each with a front of its own."""
-    threads: int = Field(1, ge=1, le=64)
-    """CPU threads of one seed; as many seeds run side by side as the cores allow."""
     iterations: int = Field(6, ge=1, le=100)
     """Times the policy samples and learns."""
     prompts: int = Field(128, ge=1)
@@ -76,55 +57,21 @@ class Params(StageParams):
     generate_batch: int = Field(256, ge=1)
     """Answers sampled or scored at once: memory against speed. Changes a number only by rounding, but bits all the same."""
 
-
-@dataclass(frozen=True)
-class Task:
-    """What all iterations of all seeds share."""
-
-    params: Params
-    run: Run
-    policy: Path
-    """Model before the first iteration."""
-    reward: Path
-    """Reward model."""
-    prompts: Sequence[str]
-
-    def checkpoints(self, seed: int) -> Checkpoints:
-        """Return the iterations of one seed that are done."""
-        return Checkpoints(self.run.checkpoints.folder / f"seed-{seed}")
-
     @property
-    def iterations(self) -> range:
-        """Numbers of the iterations, from 1."""
-        return range(1, self.params.iterations + 1)
+    def count(self) -> int:
+        """How many iterations there are."""
+        return self.iterations
 
 
 def main(params: Params, run: Run, *, policy: In, reward: In, sets: In, out: Out, scores: Out, curve: Out) -> None:
     """Run RAFT from `policy` under `reward` for every seed; publish SEED/iteration-K for every iteration K from 1."""
     preload()
     task = Task(params, run, policy, reward, [record.prompt for record in read_records(sets / "prompts.jsonl", Prompt)])
-    for_each_seed(partial(train, task), params.seeds, params.threads)
-    rows = {seed: [_row(task.checkpoints(seed).place(number)) for number in task.iterations] for seed in params.seeds}
-    with publish(out) as draft:
-        for seed, number in product(params.seeds, task.iterations):
-            shutil.copytree(task.checkpoints(seed).place(number) / "model", draft / str(seed) / f"iteration-{number}")
-    publish_curve(curve, [{"seed": seed, **row} for seed in params.seeds for row in rows[seed]])
-    publish_json(scores, summary(rows))
+    publish_json(scores, summary(improve(task, iterate, out, curve)))
     run.checkpoints.clear()
 
 
-def train(task: Task, seed: int) -> None:
-    """Do the iterations of one seed that are still to do; each becomes a checkpoint with its model, answers and scores."""
-    done = task.checkpoints(seed)
-    ready = done.steps()
-    for number in task.iterations:
-        if number not in ready:
-            before = task.policy if number == 1 else done.place(number - 1) / "model"
-            with done.save(number) as draft:
-                iterate(task, seed, number, before, draft)
-
-
-def iterate(task: Task, seed: int, number: int, before: Path, draft: Path) -> None:
+def iterate(task: Task[Params], seed: int, number: int, before: Path, draft: Path) -> None:
     """Do iteration `number` of one seed, from the policy in `before`; write `model` (with its answers) and `scores.json`."""
     params = task.params
     set_determinism(derive(seed, number), params.threads)
@@ -146,7 +93,7 @@ def iterate(task: Task, seed: int, number: int, before: Path, draft: Path) -> No
 
 
 def draw(
-    task: Task,
+    task: Task[Params],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -173,7 +120,9 @@ def draw(
     return samples, [flat[start : start + params.samples] for start in range(0, len(flat), params.samples)]
 
 
-def drift(task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, str]]) -> float:
+def drift(
+    task: Task[Params], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, answers: Sequence[tuple[str, str]]
+) -> float:
     """Estimate KL(policy || policy before RLHF) in nats per token, from `answers` sampled from the policy."""
     start, _ = load_causal(task.policy)
     examples = encode(tokenizer, answers, model.config.get_text_config().max_position_embeddings)
@@ -200,20 +149,6 @@ def fine_tune(
     )
     torch.nn.Module.to(model, stored)
     return loss
-
-
-def summary(rows: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """Return the stage's scores: the last iteration's means over seeds, and every seed's course."""
-    last = [course[-1] for course in rows.values()]
-    means = {f"last_{name}": fmean(row[name] for row in last) for name in MEASURES}
-    first = fmean(course[0]["reward"] for course in rows.values())
-    courses = {str(seed): {name: [row[name] for row in course] for name in MEASURES} for seed, course in rows.items()}
-    return {"first_reward": first, **means, "seeds": courses}
-
-
-def _row(place: Path) -> dict[str, float]:
-    row: dict[str, float] = json.loads((place / "scores.json").read_text(encoding="utf-8"))
-    return row
 
 
 if __name__ == "__main__":

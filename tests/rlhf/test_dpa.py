@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from tasks.data import ratings
-from tasks.rlhf.dpa import Answered, Asked, Params, Task, ask, candidates, draw_angle, kept, mark, train, weights_hash
+from tasks.rlhf.dpa import Answered, Asked, Params, ask, candidates, draw_angle, iterate, kept, mark, weights_hash
+from tasks.rlhf.rounds import Task, train
 from tasks.runtime.checkpoint import sha256
 from tasks.runtime.directions import along, weights
 from tasks.runtime.lease import Lease
@@ -103,7 +104,7 @@ def test_gaps_that_leave_no_angle_are_refused():
 
 def test_all_answers_are_stored_with_scores_by_name_and_hashes(world, tmp_path, monkeypatch):
     work = task(world, tmp_path, monkeypatch)
-    train(work, 0)
+    train(work, iterate, 0)
     stored, learned = rows(work, 2, "candidates"), rows(work, 2, "kept")
     assert len(stored) == len(learned) == 12
     for row, one in zip(stored, learned, strict=True):
@@ -125,9 +126,9 @@ def test_going_on_after_a_round_gives_the_same_next_one(world, tmp_path, monkeyp
         (tmp_path / name).mkdir()
         work = task(world, tmp_path / name, monkeypatch, learner=learner)
         if name == "stopped":
-            train(task(world, tmp_path / name, monkeypatch, learner=learner, rounds=1), 0)
+            train(task(world, tmp_path / name, monkeypatch, learner=learner, rounds=1), iterate, 0)
             assert work.checkpoints(0).steps() == [1]
-        train(work, 0)
+        train(work, iterate, 0)
         place = work.checkpoints(0).place(2) / "model"
         hashes.append([sha256(place / file) for file in ("candidates.jsonl", "kept.jsonl", "model.safetensors")])
     assert hashes[0] == hashes[1]
@@ -136,7 +137,7 @@ def test_going_on_after_a_round_gives_the_same_next_one(world, tmp_path, monkeyp
 def test_seeds_differ(world, tmp_path, monkeypatch):
     work = task(world, tmp_path, monkeypatch, rounds=1)
     for seed in (0, 1):
-        train(work, seed)
+        train(work, iterate, seed)
     assert rows(work, 1, "candidates", 0) != rows(work, 1, "candidates", 1)
 
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.rlhf.raft import Params, Task, train
+from tasks.rlhf.raft import Params, iterate
+from tasks.rlhf.rounds import Task, train
 from tasks.runtime.lease import Lease
 from tasks.runtime.models import load_causal
 from tasks.runtime.params import UserError, check_section
@@ -108,7 +109,7 @@ def task(world, place, monkeypatch, **changed) -> Task:
 
 def test_reward_rises(world, tmp_path, monkeypatch):
     work = task(world, tmp_path, monkeypatch, iterations=5, prompts=20, samples=8)
-    train(work, 0)
+    train(work, iterate, 0)
     course = [json.loads((work.checkpoints(0).place(number) / "scores.json").read_text())["reward"] for number in range(1, 6)]
     assert course[-1] > course[0] + 0.1 * abs(course[0])
 
@@ -147,12 +148,12 @@ def test_killed_and_run_again_gives_the_bits_of_an_uninterrupted_run(world, fini
 
 def test_a_finished_iteration_is_not_done_again_and_a_damaged_one_is(world, tmp_path, monkeypatch):
     work = task(world, tmp_path, monkeypatch)
-    train(work, 0)
+    train(work, iterate, 0)
     whole = content(tmp_path / ".temper/checkpoints")
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step-*/complete")}
     damaged = work.checkpoints(0).place(2)
     (damaged / "model/model.safetensors").write_bytes(b"half")
-    train(work, 0)
+    train(work, iterate, 0)
     assert {path.parent for path, time in times.items() if path.stat().st_mtime_ns != time} == {damaged.resolve()}
     assert content(tmp_path / ".temper/checkpoints") == whole
 
@@ -163,7 +164,7 @@ def test_a_reward_model_that_gives_no_number_ends_it_with_its_reason(world, tmp_
         broken.score.weight.fill_(float("nan"))
     work = replace(task(world, tmp_path, monkeypatch), reward=save(broken, tmp_path / "reward"))
     with pytest.raises(UserError, match="the reward model gives nan"):
-        train(work, 0)
+        train(work, iterate, 0)
     assert work.checkpoints(0).steps() == []
 
 
@@ -171,7 +172,7 @@ def test_a_policy_that_says_nothing_ends_it_with_its_reason(world, tmp_path, mon
     mute = llama()
     mute.generation_config.eos_token_id = list(range(44))
     with pytest.raises(UserError, match="iteration 1: every answer is blank"):
-        train(replace(task(world, tmp_path, monkeypatch), policy=save(mute, tmp_path / "policy")), 0)
+        train(replace(task(world, tmp_path, monkeypatch), policy=save(mute, tmp_path / "policy")), iterate, 0)
 
 
 @pytest.mark.parametrize(
