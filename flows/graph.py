@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OutKind = Literal["out", "metric", "plot"]
 State = Literal["cached", "completed", "failed", "blocked"]
+TOGETHER = "tasks.runtime.together"
+"""Module of a command that runs several stages."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,9 @@ def missing_inputs(graph: Graph, root: Path, targets: Iterable[str]) -> list[tup
 
 def _stage(pipeline: Pipeline, name: str) -> Stage:
     stage = pipeline.stages[name]
-    commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd or [""]
-    cmd, first = " && ".join(commands), commands[0]
+    given = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd or [""]
+    commands = [command for one in given for command in _commands(one)]
+    cmd, first = " && ".join(given), commands[0]
     keys = tuple(key for dep in stage.deps if pipeline.is_params(dep) for key in dep.params)
     module = _module(first)
     return Stage(
@@ -230,6 +233,13 @@ def _module(cmd: str) -> str | None:
     """Return MODULE of `python -m MODULE ...`, or None for any other command."""
     found = re.match(r"\s*\S*python[\d.]*\s+-m\s+([\w.]+)", cmd)
     return found[1] if found else None
+
+
+def _commands(cmd: str) -> list[str]:
+    """Return the command of every stage that `cmd` runs: itself, or those that one process forks."""
+    if _module(cmd) != TOGETHER:
+        return [cmd]
+    return [f"python -m {command}" for command in re.split(r"\s--\s+", cmd)[1:]]
 
 
 def _sets(cmd: str) -> tuple[str, ...]:

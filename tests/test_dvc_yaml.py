@@ -11,6 +11,8 @@ from ruamel.yaml import YAML
 from tasks.runtime.imports import ROOT, project_modules
 from tasks.runtime.params import check_section, params_of, read_yaml
 
+TOGETHER = "tasks.runtime.together"
+MODULE = r"(?:python -m|--) ([a-z_]+\.[\w.]+)"
 FILES = [ROOT / "dvc.yaml", *sorted((ROOT / "flows/studies").glob("*/dvc.yaml"))]
 
 
@@ -22,7 +24,7 @@ def stages():
                 done = body["do"] if name == "fetch" else body
                 cmd = done["cmd"] if isinstance(done["cmd"], str) else " ".join(done["cmd"])
                 cmd = cmd.replace("${item}", item)
-                yield name + item, re.findall(r"python -m ([\w.]+)", cmd), done, cmd, item
+                yield name + item, re.findall(MODULE, cmd), done, cmd, item
 
 
 CASES = [pytest.param(*case[1:], id=case[0]) for case in stages()]
@@ -40,7 +42,7 @@ def test_deps_list_every_module_that_can_change_the_numbers(modules, body, cmd, 
 
 @pytest.mark.parametrize(("modules", "body", "cmd", "item"), CASES)
 def test_the_section_in_params_yaml_is_valid(modules, body, cmd, item):
-    for module in modules:
+    for module in set(modules) - {TOGETHER}:
         params_type = params_of(module)
         check_section(params_type, read_yaml(ROOT / "params.yaml"), "params.yaml")
         assert params_type.section in [entry.replace("${item}", item) for entry in body["params"]]
@@ -62,7 +64,7 @@ def test_every_section_of_a_profile_is_known(profile):
 
 def test_params_of_every_stage_import_without_torch():
     """`temper plan` checks all sections, so no stage module may load torch at its top."""
-    modules = sorted({module for case in CASES for module in case.values[0]})
+    modules = sorted({module for case in CASES for module in case.values[0]} - {TOGETHER})
     code = (
         "import sys; from tasks.runtime.params import params_of\n"
         f"for module in {modules}: params_of(module)\n"
@@ -77,6 +79,6 @@ def test_every_cell_of_a_matrix_has_a_name_of_its_own():
     """Cells of one section run side by side; without a name they would keep each other out by the stage's lease."""
     seen: dict[tuple[str, str], str] = {}
     for name, _, body, cmd, _ in stages():
-        for module, cell in re.findall(r"python -m ([\w.]+)(?: --cell (\S+))?", cmd):
-            assert cell or "matrix" not in body, f"{name}: {module} needs --cell"
+        for module, cell in re.findall(rf"{MODULE}(?: --cell (\S+))?", cmd):
+            assert cell or "matrix" not in body or module == TOGETHER, f"{name}: {module} needs --cell"
             assert seen.setdefault((module, cell), name) == name or not cell, f"{name} and {seen[module, cell]} are both {cell}"

@@ -45,6 +45,13 @@ class TestGraph:
         assert graph.stages["noise"].always_changed
         assert graph.templated == {"count", "items"}
 
+    def test_a_command_of_several_stages_is_all_of_them(self, root):
+        together = "cmd: python -m tasks.runtime.together -- toys.one --cell a --set k=1 -- toys.two --cell b --set k=2"
+        edit(root, "dvc.yaml", "cmd: cat noise.txt > after.txt && echo after >> ran.log", together)
+        after = load_graph(root, effective_params(root, None)).stages["after"]
+        assert (after.module, after.sets, after.cell) == ("toys.one", ("k=1",), "a")
+        assert after.further == (("toys.two", ("k=2",)),)
+
     def test_a_group_name_means_its_stages(self, root):
         graph = load_graph(root, effective_params(root, None))
         assert graph.select(["each"]) == ("each@one", "each@two")
