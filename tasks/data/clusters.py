@@ -1,0 +1,108 @@
+"""Groups the answers to one question by what they say: how many agree is the confidence, who disagrees the rationale.
+
+Answers are alike when they are equal after normalising, or, with an embedding model, when their texts point the same way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.runtime.confidence import SCALE, is_correct, normalise
+from tasks.runtime.params import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+KeepRule = Literal["gold", "majority", "gold_else_majority"]
+Embed = Callable[[str, Sequence[str]], NDArray[np.float64]]
+"""Question and N texts to unit vectors [N, D]."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Answers that say the same."""
+
+    members: list[int]
+    """Numbers of the samples, ascending."""
+    answer: str
+    """The commonest wording, the first among equals."""
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(self.members)
+
+
+def by_match(answers: Sequence[str]) -> list[Cluster]:
+    """Group answers [N] that are equal after normalising; largest first, the earlier among equals. Sizes sum to N."""
+    groups: dict[str, list[int]] = {}
+    for number, answer in enumerate(answers):
+        groups.setdefault(normalise(answer), []).append(number)
+    return _ordered(list(groups.values()), answers)
+
+
+def by_similarity(vectors_ND: NDArray[np.float64], answers: Sequence[str], threshold: float) -> list[Cluster]:
+    """Group answers greedily: the first one left takes in all whose cosine with it exceeds `threshold`, and so on.
+
+    Vectors have length 1. Order and sizes as in `by_match`.
+    """
+    groups, left = [], np.ones(len(answers), dtype=bool)
+    for number in range(len(answers)):
+        if left[number]:
+            alike = left & (vectors_ND @ vectors_ND[number] > threshold)
+            alike[number] = True
+            left &= ~alike
+            groups.append(np.flatnonzero(alike).tolist())
+    return _ordered(groups, answers)
+
+
+def _ordered(groups: list[list[int]], answers: Sequence[str]) -> list[Cluster]:
+    named = [Cluster(members, Counter(answers[n] for n in members).most_common(1)[0][0]) for members in groups]
+    return sorted(named, key=lambda cluster: (-cluster.size, cluster.members[0]))
+
+
+def load_embedder(folder: Path) -> Embed:
+    """Return the embedding of a sentence-transformers model in `folder`, which is told the question as its instruction.
+
+    Raises UserError when the package or the folder is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"confidence-data.embedder: {folder}: no such model folder")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError("confidence-data.embedder: needs `pip install sentence-transformers`, or set embedder: null") from None
+    model: SentenceTransformer = SentenceTransformer(str(folder))
+
+    def embed(question: str, texts: Sequence[str]) -> NDArray[np.float64]:
+        told = f'Represent the paragraph for the question "{question}":'
+        return np.asarray(model.encode(list(texts), prompt=told, normalize_embeddings=True), dtype=np.float64)
+
+    return embed
+
+
+def choose(clusters: Sequence[Cluster], golds: Sequence[str], rule: KeepRule) -> Cluster | None:
+    """Return the cluster that is learned: the largest that holds a right answer, the largest of all, or the latter failing
+    the former; None where the rule finds none."""
+    right = next((cluster for cluster in clusters if is_gold(cluster, golds)), None)
+    if rule == "gold" or (rule == "gold_else_majority" and right):
+        return right
+    return clusters[0] if clusters else None
+
+
+def is_gold(cluster: Cluster, golds: Sequence[str]) -> bool:
+    """Say whether a cluster's answer is one of the right ones."""
+    return any(is_correct(cluster.answer, gold) for gold in golds)
+
+
+def agreement(size: int, samples: int) -> int:
+    """Return the confidence 10 S / N, halves rounded up; N counts every sample drawn (80 of 100 gives 8)."""
+    assert 0 <= size <= samples
+    return (2 * SCALE * size + samples) // (2 * samples)
