@@ -6,6 +6,7 @@ target for which it must be in memory is `full`, the distillation of its whole v
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,9 @@ def main(
     measure = matching(params.target, whole_teacher(teacher, tokenizer, model) if params.target == "full" else None)
     check_ids(file, model, base)
     trainer = distilling(model, plan, batches, measure)
+    started = time.perf_counter()
     points = thinned(fit(trainer, plan))
+    seconds = time.perf_counter() - started
     loss = mean_loss(trainer, plan, valid.rows, tokenizer.pad_token_id)
     publish_model(trainer, tokenizer, plan, out, f"A student distilled from a larger teacher; target: {params.target}.")
     if plan.place.first:
@@ -76,6 +79,7 @@ def main(
                 "loss": points[-1]["loss"],
                 "valid_loss": loss,
                 "c": found.c,
+                "seconds": seconds,
                 "tokens": plan.seen[-1],
                 "learned_tokens": data.offsets[-1],
                 "teacher_accuracy": found.accuracy,

@@ -1,22 +1,24 @@
-"""How well a model's confidence fits the noisy facts, whose right confidence is known, before and after temperature scaling.
+"""How well models' confidence fits the noisy facts, whose right confidence is known, before and after temperature scaling.
 
 The chance that a prediction is right is read from the distribution of its context instead of being sampled, so accuracy and ECE
-carry no noise of a test set. The temperature is chosen by the likelihood of the validation answers (Guo et al. 2017).
+carry no noise of a test set. The temperature is chosen by the likelihood of the validation answers (Guo et al. 2017). All models
+of a seed are measured in one process: loading the libraries takes longer than measuring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from tasks.distill.rows import VALIDATION
-from tasks.distill.trustworthy import Array, ece
+from tasks.distill.trustworthy import Array, ece, reliability
 from tasks.runtime.models import check_folder, encode_completion, encode_prompt, load_causal, on_device, set_determinism
 from tasks.runtime.params import StageParams, UserError
-from tasks.runtime.publish import publish_json
+from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Completion, Record, read_records
 from tasks.runtime.stage import In, Out, Run, run_stage
 
@@ -27,7 +29,7 @@ TEMPERATURES = [round(0.05 * n, 2) for n in range(10, 81)]
 
 
 class Params(StageParams):
-    """The measuring of a student."""
+    """The measuring of students."""
 
     section: ClassVar[str] = "student-eval"
     threads: int = Field(2, ge=1, le=64)
@@ -42,18 +44,38 @@ class Context(Record):
     probabilities: list[float] = Field(min_length=2)
 
 
-def main(params: Params, run: Run, *, model: In, corpus: In, sets: In, scores: Out) -> None:
-    """Measure `model` on `corpus`/noisy.jsonl; the temperature is chosen on `sets`/valid.jsonl."""
-    check_folder(model)
+def main(params: Params, run: Run, *, base: In, teacher: In, students: In, corpus: In, sets: In, scores: Out, curve: Out) -> None:
+    """Measure the student's `base`, its `teacher` and every model in `students` on `corpus`/noisy.jsonl.
+
+    The temperature of each is chosen on `sets`/valid.jsonl.
+    """
     set_determinism(0, params.threads)
-    student, tokenizer = load_causal(model)
-    student = on_device(student.float()).eval()
     contexts = read_records(corpus / "noisy.jsonl", Context)
-    logits_NV = next_logits(student, tokenizer, [context.prompt for context in contexts])
+    valid = read_records(sets / f"{VALIDATION}.jsonl", Completion)
+    models = {"base": base, "teacher": teacher, **{place.name: place for place in sorted(students.iterdir())}}
+    found, rows = {}, []
+    for name, folder in models.items():
+        found[name], binned = judge(folder, contexts, valid)
+        rows += [{"model": name, **row} for row in binned]
+    publish_json(scores, {"models": found})
+    publish_curve(curve, rows)
+
+
+def judge(
+    folder: Path, contexts: Sequence[Context], valid: Sequence[Completion]
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Return the scores of the model in `folder`, and its reliability as it is (`scaled` 0) and at its temperature (1)."""
+    check_folder(folder)
+    model, tokenizer = load_causal(folder)
+    model = on_device(model.float()).eval()
+    logits_NV = next_logits(model, tokenizer, [context.prompt for context in contexts])
     truth_NV = truth(tokenizer, contexts, logits_NV.shape[1])
-    tau = choose_temperature(student, tokenizer, read_records(sets / f"{VALIDATION}.jsonl", Completion))
+    tau = choose_temperature(model, tokenizer, valid)
     scaled = {f"scaled_{name}": value for name, value in measure(logits_NV / tau, truth_NV).items()}
-    publish_json(scores, {**measure(logits_NV, truth_NV), "temperature": tau, **scaled})
+    rows: list[dict[str, float]] = []
+    for number, sharpened_NV in enumerate((logits_NV, logits_NV / tau)):
+        rows += [{"scaled": number, **row} for row in reliability(*first_choices(softmax(sharpened_NV), truth_NV))]
+    return {**measure(logits_NV, truth_NV), "temperature": tau, **scaled}, rows
 
 
 def choose_temperature(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, valid: Sequence[Completion]) -> float:
@@ -73,8 +95,7 @@ def choose_temperature(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 def measure(logits_NV: Array, truth_NV: Array) -> dict[str, float]:
     """Return accuracy, ECE, Brier score and negative log-likelihood expected under the truth, and what the best would have."""
     probs_NV = softmax(logits_NV)
-    rows, first = np.arange(len(probs_NV)), probs_NV.argmax(-1)
-    confidence_N, right_N = probs_NV[rows, first], truth_NV[rows, first]
+    confidence_N, right_N = first_choices(probs_NV, truth_NV)
     error = ece(confidence_N, right_N)
     return {
         "accuracy": float(right_N.mean()),
@@ -86,6 +107,12 @@ def measure(logits_NV: Array, truth_NV: Array) -> dict[str, float]:
         "brier": float((right_N * (1 - confidence_N) ** 2 + (1 - right_N) * confidence_N**2).mean()),
         "nll": float(-(truth_NV * np.log(probs_NV.clip(1e-12))).sum(-1).mean()),
     }
+
+
+def first_choices(probs_NV: Array, truth_NV: Array) -> tuple[Array, Array]:
+    """Return the confidence of each likeliest token, and the known chance that it is right: the confidence it should have."""
+    rows, first = np.arange(len(probs_NV)), probs_NV.argmax(-1)
+    return probs_NV[rows, first], truth_NV[rows, first]
 
 
 def truth(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[Context], vocabulary: int) -> Array:

@@ -83,7 +83,8 @@ def main(params: Params, run: Run, *, teacher: In, student: In, sets: In, out: O
         write(model, rows, Writer(drafts / f"{name}.topk", header), params.batch_size, tokenizer.pad_token_id, progress)
     with publish(out) as draft:
         shutil.copytree(drafts, draft)
-    publish_json(scores, {f"{name}_{key}": value for name in data for key, value in describe(out, name, data[name]).items()})
+    found = {f"{name}_{key}": value for name in data for key, value in describe(out, name, data[name]).items()}
+    publish_json(scores, {"vocabulary": model.config.get_text_config().vocab_size, **found})
     run.checkpoints.clear()
 
 

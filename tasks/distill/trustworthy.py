@@ -119,12 +119,29 @@ def choose(way: Way, probs_NK: Array, correct_N: NDArray[np.bool_]) -> Choice:
     return Choice(value, least, grid)
 
 
-def ece(confidence_N: Array, correct_N: NDArray[np.bool_]) -> float:
+def ece(confidence_N: Array, correct_N: NDArray[np.bool_] | Array) -> float:
     """Return the expected calibration error in [0, 1]: `sum_m |B_m|/n |acc(B_m) - conf(B_m)|` over 10 equal, right-closed bins.
 
-    A confidence exactly on an edge is in the lower bin, and 0 in the first.
+    A confidence exactly on an edge is in the lower bin, and 0 in the first. `correct_N` may hold known chances of being right.
     """
-    confidence_N = np.asarray(confidence_N, dtype=np.float64)
-    edges = np.arange(1, BINS) / BINS + ROUNDING
-    off = np.bincount(np.searchsorted(edges, confidence_N), weights=confidence_N - correct_N, minlength=BINS)
+    off = np.bincount(_bin_of(confidence_N), weights=np.asarray(confidence_N, dtype=np.float64) - correct_N, minlength=BINS)
     return float(np.abs(off).sum() / len(confidence_N))
+
+
+def reliability(confidence_N: Array, correct_N: NDArray[np.bool_] | Array) -> list[dict[str, float]]:
+    """Return what `ece` adds up, bin by bin: `bin` from 0, mean `confidence` and `accuracy`, `count`; no row for an empty bin."""
+    confidence_N, correct_N = np.asarray(confidence_N, dtype=np.float64), np.asarray(correct_N, dtype=np.float64)
+    index_N = _bin_of(confidence_N)
+    return [
+        {
+            "bin": int(bin_),
+            "confidence": float(confidence_N[index_N == bin_].mean()),
+            "accuracy": float(correct_N[index_N == bin_].mean()),
+            "count": int((index_N == bin_).sum()),
+        }
+        for bin_ in np.unique(index_N)
+    ]
+
+
+def _bin_of(confidence_N: Array) -> NDArray[np.intp]:
+    return np.searchsorted(np.arange(1, BINS) / BINS + ROUNDING, np.asarray(confidence_N, dtype=np.float64))

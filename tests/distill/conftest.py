@@ -17,7 +17,7 @@ FLAGS = {
     "teacher-topk": {"teacher": "teacher", "student": "base", "sets": "sets", "out": "topk"},
     "recalibrate": {"topk": "topk", "student": "base", "sets": "sets"},
     "student": {"base": "base", "teacher": "teacher", "sets": "sets", "topk": "topk", "recalibration": "recalibrate.json"},
-    "student-eval": {"model": "base", "corpus": "corpus", "sets": "sets"},
+    "student-eval": {"base": "base", "teacher": "teacher", "students": "students", "corpus": "corpus", "sets": "sets"},
 }
 SMALL = {
     "teacher-topk": {"max_length": 24, "batch_size": 4, "threads": 1},
@@ -48,7 +48,8 @@ def run(world: Path) -> Callable[..., Path]:
         section = module.Params.section
         params = {**SMALL[section], **changed}
         outs = {name: f"{section}.{kind}" for name, kind in (("scores", "json"), ("curve", "csv"))}
-        outs = {"scores": outs["scores"], **({"out": "model", "curve": outs["curve"]} if section == "student" else {})}
+        curve = {"curve": outs["curve"]} if section in ("student", "student-eval") else {}
+        outs = {"scores": outs["scores"], **curve, **({"out": "model"} if section == "student" else {})}
         places = {**outs, **FLAGS[section], **(flags or {})}
         with Lease(Path("work"), "test") as lease:
             module.main(

@@ -12,7 +12,17 @@ from hypothesis.extra.numpy import arrays
 from tasks.distill import recalibrate, teacher_topk
 from tasks.distill.rows import read_rows
 from tasks.distill.topk_file import read_header
-from tasks.distill.trustworthy import Recalibration, choose, ece, moved, renormalised, smoothing, temperature, trustworthy
+from tasks.distill.trustworthy import (
+    Recalibration,
+    choose,
+    ece,
+    moved,
+    reliability,
+    renormalised,
+    smoothing,
+    temperature,
+    trustworthy,
+)
 from tasks.evaluate.calibration import binned
 from tasks.runtime.models import load_causal, load_tokenizer
 from tasks.runtime.params import UserError
@@ -77,6 +87,14 @@ def test_logit_temperature_is_that_of_the_logits():
 def test_ece_is_that_of_the_evaluation(confidence, correct):
     for given_as in (confidence, confidence.astype(np.float32)):
         assert ece(given_as, correct) == pytest.approx(binned.ece(given_as, correct, bins=10))
+
+
+def test_the_bins_are_those_of_the_evaluation():
+    draw = np.random.default_rng(1)
+    confidence, correct = np.append(draw.random(60).round(2), [0, 0.1, 0.7, 1]), draw.random(64) < 0.6
+    expected = binned.reliability_rows(confidence, correct, bins=10)
+    for row, other in zip(reliability(confidence, correct), expected, strict=True):
+        assert row == pytest.approx({key: other[key] for key in row})
 
 
 def test_ece_by_construction():
