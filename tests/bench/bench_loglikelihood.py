@@ -48,9 +48,10 @@ def large() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[str], given: argparse.Namespace) -> None:
-    """Print the rates of both ways for every shape of questions."""
+    """Print the rates of both ways for every shape of questions, and for all of them."""
     own = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=given.batch_size)
     print(f"{model.num_parameters():,} parameters, {given.questions} questions, batches of {given.batch_size}")
+    total, spent = 0, [0.0, 0.0]
     for name, shape in SHAPES.items():
         asked = requests(words, given.questions, shape)
         instances = [Instance("loglikelihood", {}, request, number) for number, request in enumerate(asked)]
@@ -63,7 +64,10 @@ def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: l
         )
         apart = max(abs(left - right) for (left, _), (right, _) in pairs)
         rates = f"lm-eval {len(asked) / theirs:7,.0f}, ours {len(asked) / ours:7,.0f} requests/s"
-        print(f"{name:12}{rates}, ratio {theirs / ours:4.1f} (2 is wanted), apart by at most {apart:.0e}")
+        print(f"{name:12}{rates}, ratio {theirs / ours:4.1f}, apart by at most {apart:.0e}")
+        total, spent = total + len(asked), [spent[0] + theirs, spent[1] + ours]
+    rates = f"lm-eval {total / spent[0]:7,.0f}, ours {total / spent[1]:7,.0f} requests/s"
+    print(f"{'all':12}{rates}, ratio {spent[0] / spent[1]:4.1f} (2 is wanted)")
 
 
 def main() -> None:
