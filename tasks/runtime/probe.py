@@ -76,7 +76,7 @@ def answers(
     )
     found = [[*first, *one.ids] for first, (one,) in zip(begun, drawn, strict=True)]
     logprobs = logprobs_of(model, prompts, [[ids] for ids in found], batch_size=batch_size)
-    texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
     return [Answer(ids, each, text) for ids, (each,), text in zip(found, logprobs, texts, strict=True)]
 
 

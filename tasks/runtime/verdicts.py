@@ -70,13 +70,10 @@ def ended(answer: str) -> str:
 
 def is_refusal(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Whether an answer is one of the refusals, in the words that the tokenizer can write."""
-    return _plain(text) in {_plain(_written(tokenizer, refusal)) for refusal in REFUSALS}
+    return _written(tokenizer, text) in {_written(tokenizer, refusal) for refusal in REFUSALS}
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    decoded = tokenizer.decode(encode_answer(tokenizer, text), skip_special_tokens=True)
-    return str(decoded)
-
-
-def _plain(text: str) -> str:
-    return " ".join(first_sentence(text).lower().split())
+    """Return the first sentence of a text as the tokenizer gives it back, in small letters."""
+    decoded = str(tokenizer.decode(encode_answer(tokenizer, first_sentence(text)), skip_special_tokens=True))
+    return " ".join(decoded.lower().split())
