@@ -2,6 +2,7 @@
 
 The loss is on the answer and on the verdict, each with the end that follows; the question carries none, and the fixed sentence
 between the two only when asked to: it is the same every time and would be most of what is learned.
+A batch is so many questions and is packed only then, so that all variants take the same number of steps, long rows or short.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from tasks.runtime.stage import In, Out, Run
 from tasks.runtime.verdicts import Variant, Verdicts, encode_answer, encode_verdicts
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
 class Params(FitParams):
-    """Training of one variant."""
+    """Training of one variant; `batch_size` counts questions."""
 
     section: ClassVar[str] = "rtuning"
     variant: Variant = "padding"
@@ -58,24 +60,23 @@ def main(params: Params, run: Run, *, base: In, data: In, out: Out, scores: Out,
     tokenizer = plain(load_tokenizer(base))
     source = data / params.variant / "train.jsonl"
     examples = encode(tokenizer, read_records(source, Row), params, source)
-    rows = pack(examples, params.max_length)
 
     from transformers import TrainingArguments
 
     from tasks.runtime.fit.attendant import fit
     from tasks.runtime.fit.trainer import PackedLoss, arguments, check_context, publish_model, trainable
 
-    plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
+    plan = Plan(run, params, place, [len(ids) for ids, _ in examples])
     model, _ = load_causal(base)
     check_context(model, params, base)
     trainer = PackedLoss(
         trainable(model, place),
         arguments(TrainingArguments, plan),
-        train_dataset=[rows[row] for row in plan.order],
-        data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
+        train_dataset=[examples[number] for number in plan.order],
+        data_collator=partial(packed, max_length=params.max_length, pad_id=tokenizer.pad_token_id),
     )
     points = thinned(fit(trainer, plan))
-    check_steps(trainer.state.global_step, len(rows), params)
+    check_steps(trainer.state.global_step, len(examples), params)
     publish_model(trainer, tokenizer, plan, out, "A model tuned to answer, and to say whether it is sure.")
     if plan.place.first:
         publish_curve(curve, points)
@@ -115,9 +116,15 @@ def _example(tokenizer: PreTrainedTokenizerBase, row: Row, verdicts: Verdicts, l
     return ids, [token if carries else IGNORED for part, carries in parts for token in part]
 
 
+def packed(examples: Sequence[Example], max_length: int, pad_id: int) -> dict[str, torch.Tensor]:
+    """Return the examples of one batch as packed rows, none of which sees another: `input_ids`, `labels`, `position_ids`."""
+    return collate(pack(examples, max_length), pad_id)
+
+
 def check_steps(done: int, rows: int, params: Params) -> None:
     """Assert that every row was learned as often as `epochs` says, up to what rounding to whole batches leaves."""
-    assert abs(done * params.batch_size - rows * params.epochs) <= params.batch_size, f"{done} optimizer steps for {rows} rows"
+    expected = max(1, round(rows * params.epochs / params.batch_size))
+    assert done == expected, f"{done} optimizer steps, {expected} were due for {rows} rows"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def write_all(place: Path) -> dict[str, Path]:
         write_records(place / f"triples/facts/{name}.jsonl", [_triple(name, n) for n in (numbers if name == "P1" else [])])
         patterns = [{"pattern": "[Y] is of [X] ."}, {"pattern": "[X] w1 [Y] ."}, {"pattern": "[X] w2 [Y] ."}]
         write_records(place / f"triples/patterns/{name}.jsonl", patterns)
-    told = "Please choose the correct answer to the question: w{} ?\n\nAnswer1: w5 Answer2: w6 Answer3: w7\n\nAnswer format: answer1/answer2"
+    told = "Please choose the correct answer to the question: w{} ?\n\nAnswer1: w5 Answer2: w6 Answer3: w7\n\nAnswer format: a/b"
     lines = json.dumps([{"instruction": told.format(n), "answer": f"answer{n % 3 + 1}"} for n in numbers])
     with gzip.open(place / "instructions.json.gz", "wt", encoding="utf-8") as file:
         file.write(lines)
@@ -86,7 +86,7 @@ def test_mmlu_shows_five_answered_examples_of_its_subject_and_then_asks(tmp_path
     shots = [
         Choice(f"dev{n}, or not?", dict(zip("ABCD", ["w1", "w2", "w3", "w4"], strict=True)), "ABCD"[n % 4]) for n in range(5)
     ]
-    third = Choice("test2, or not?", shots[0].options, "C")
+    third = Choice("test2, or not?", options, "C")
     assert found[2].prompt == choice(third, shots, "high school")
     assert found[2].prompt.startswith("The following are multiple choice questions (with answers) about high school.\n\ndev0")
     assert found[2].prompt.count("\nAnswer: ") == 5
