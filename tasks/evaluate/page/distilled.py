@@ -27,7 +27,7 @@ NAMES = {
 METRICS = (
     ("accuracy", "accuracy", max),
     ("ece", "ECE", min),
-    ("scaled_ece", "ECE, one temperature", min),
+    ("scaled_ece", "ECE, rescaled", min),
     ("confidence_error", "distance", min),
     ("acc_minus_ece", "accuracy − ECE", max),
     ("brier", "Brier", min),
