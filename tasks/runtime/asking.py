@@ -60,9 +60,18 @@ class Asker:
         return [found[n] for n in range(len(questions))]
 
     def texts(self, questions: Sequence[Question]) -> list[str]:
-        """Return the greedy text for every question, also where there are letters to choose from: it may be a refusal."""
-        prompts = [self.prompt(question) for question in questions]
-        given = answers(self.model, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        """Return the greedy text for every question, also where there are letters to choose from: it may be a refusal.
+
+        It is never cut short of the longest refusal, which would pass for an answer.
+        """
+        longest = max(len(encode_answer(self.tokenizer, ended(refusal))) for refusal in REFUSALS)
+        given = answers(
+            self.model,
+            self.tokenizer,
+            [self.prompt(question) for question in questions],
+            max_new_tokens=max(self.max_new_tokens, longest),
+            batch_size=self.batch_size,
+        )
         return [one.text for one in given]
 
     def sampled(self, questions: Sequence[Question], count: int, temperature: float, seed: int) -> list[list[str]]:

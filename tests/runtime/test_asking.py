@@ -96,3 +96,12 @@ def test_sampled_answers_are_first_sentences():
     drawn = ask(tokens=12).sampled(questions(20), 4, 1.5, 0)
     assert all(len(texts) == 4 for texts in drawn)
     assert not any("." in text for texts in drawn for text in texts)
+
+
+def test_a_refusal_is_heard_out_however_short_answers_are(monkeypatch):
+    """Cut at the length of an answer, a refusal would pass for one."""
+    seen = {}
+    monkeypatch.setattr("tasks.runtime.asking.answers", lambda *args, **more: seen.update(more) or [])
+    asked = ask(tokens=1)
+    asked.texts([])
+    assert seen["max_new_tokens"] >= max(len(asked.tokenizer(f"{refusal}.")["input_ids"]) for refusal in REFUSALS)

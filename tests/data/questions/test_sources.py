@@ -83,9 +83,8 @@ def test_the_prompt_is_that_of_the_paper(tmp_path, source):
 def test_mmlu_shows_five_answered_examples_of_its_subject_and_then_asks(tmp_path):
     """The third question's answer is C: the letter, not what stands at another place of the row."""
     found = read_source("mmlu", write_all(tmp_path)["mmlu"])
-    shots = [
-        Choice(f"dev{n}, or not?", dict(zip("ABCD", ["w1", "w2", "w3", "w4"], strict=True)), "ABCD"[n % 4]) for n in range(5)
-    ]
+    options = {"A": "w1", "B": "w2", "C": "w3", "D": "w4"}
+    shots = [Choice(f"dev{n}, or not?", options, "ABCD"[n % 4]) for n in range(5)]
     third = Choice("test2, or not?", options, "C")
     assert found[2].prompt == choice(third, shots, "high school")
     assert found[2].prompt.startswith("The following are multiple choice questions (with answers) about high school.\n\ndev0")
