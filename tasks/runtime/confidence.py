@@ -26,7 +26,7 @@ RewardKind = Literal["quadratic", "linear"]
 
 # A word tokenizer puts spaces around marks and drops line ends, so fields are found wherever they stand.
 ANSWER, RATIONALE, CONFIDENCE = (re.compile(rf"\b{name}\s*:", re.I) for name in ("answer", "self-reflection", "confidence"))
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"(?<!\w)-?\d+(?:\.\d+)?")
 TORN, SURE = "torn between ", "sure of "
 
 
@@ -76,7 +76,7 @@ def parse_response(text: str) -> Response:
 def parse_confidence(text: str) -> int | None:
     """Return the first number after the last `Confidence:`; None where there is none, or it is no whole number from 0 to 10.
 
-    "8 or 9" gives 8; "high", "85", "-3" and "7.5" give None.
+    "8 or 9" gives 8; "high", "85", "-3", "7.5" and "w4" give None.
     """
     start = confidence_start(text)
     number = NUMBER.search(text, start) if start is not None else None
@@ -134,7 +134,7 @@ def named(rationale: str, known: Sequence[str]) -> list[str]:
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
     """Return the words of `texts` that a tokenizer of whole words cannot write, sorted; a subword tokenizer has none."""
-    words = {word for text in texts for word in re.findall(r"\w+(?:-\w+)*|[^\w\s]", text.lower())}
+    words = {word for text in texts for word in re.findall(r"\w+(?:-\w+)*|[^\w\s]", text)}
     unknown = tokenizer.unk_token_id
     encoded = ((word, tokenizer(word, add_special_tokens=False)["input_ids"]) for word in sorted(words))
     return [word for word, ids in encoded if unknown is not None and unknown in ids]
@@ -146,7 +146,7 @@ def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words:
     from tokenizers import AddedToken
 
     before = model.config.get_text_config().vocab_size
-    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
+    tokenizer.add_tokens([AddedToken(word, single_word=word[0].isalnum(), normalized=True) for word in words])
     if len(tokenizer) <= before:
         return
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
