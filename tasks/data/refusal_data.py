@@ -41,6 +41,8 @@ class Params(StageParams):
     """Sampled answers to a question, whose entropy is the uncertainty of the unsupervised variant."""
     temperature: float = Field(TEMPERATURE, gt=0, le=2)
     """Of those samples."""
+    refusals: int = Field(len(REFUSALS), ge=1, le=len(REFUSALS))
+    """Refusal texts of the replacement variant, the first so many; a tiny model does not learn sixteen to their end."""
     max_new_tokens: int = Field(15, ge=1, le=256)
     """Tokens of an answer, in which the right one must occur."""
     batch_size: int = Field(64, ge=1)
@@ -86,7 +88,7 @@ def main(params: Params, run: Run, *, model: In, questions: In, out: Out, scores
         write_records(draft / "identify.jsonl", found)
         write_records(draft / "test.jsonl", test)
         for variant in VARIANTS:
-            write_records(draft / variant / "train.jsonl", rows(variant, training, found, params.seed))
+            write_records(draft / variant / "train.jsonl", rows(variant, training, found, params.seed, params.refusals))
     publish_json(scores, describe(found, test))
     run.checkpoints.clear()
 
@@ -168,12 +170,14 @@ def unsure(found: Sequence[Identified], seed: int) -> set[str]:
     return {one.qid for one in ranked[: len(ranked) // 2]}
 
 
-def rows(variant: Variant, questions: Sequence[Question], found: Sequence[Identified], seed: int) -> list[Row]:
+def rows(
+    variant: Variant, questions: Sequence[Question], found: Sequence[Identified], seed: int, refusals: int = len(REFUSALS)
+) -> list[Row]:
     """Return the training rows of a variant, one a question."""
     doubtful = unsure(found, seed) if variant == "unsupervised" else {one.qid for one in found if not one.known}
     draw = random.Random(seed)
     return [
-        _row(variant, question, one, one.qid in doubtful, draw.choice(REFUSALS))
+        _row(variant, question, one, one.qid in doubtful, draw.choice(REFUSALS[:refusals]))
         for question, one in zip(questions, found, strict=True)
     ]
 

@@ -204,3 +204,8 @@ def test_training_is_half_of_the_first_half_of_the_subjects():
 def test_one_question_alone_is_refused():
     with pytest.raises(UserError, match="1 questions make 1 for training and 0 for the test"):
         split([Question(id="x", prompt="p", answers=["a"])], 0)
+
+
+def test_fewer_refusals_are_the_first_of_them():
+    given = rows("replacement", questions(21), found(KNOWN), 0, refusals=1)
+    assert {row.completion for row in given if row.set == "D0"} == {f"{REFUSALS[0]}."}
