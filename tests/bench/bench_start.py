@@ -28,15 +28,14 @@ def prepare(folder: Path) -> dict[str, list[str]]:
     """Write a model and data for one step into `folder`; return the flags of every stage."""
     save(llama(), folder / "base")
     write_records(folder / "sets/sft.jsonl", [{"prompt": text, "completion": text} for text in TEXTS])
-    write_records(folder / "sets/pretrain.jsonl", [{"text": text} for text in TEXTS])
+    for name in ("pretrain", "perplexity"):
+        write_records(folder / f"sets/{name}.jsonl", [{"text": text} for text in TEXTS])
     pairs = [{"prompt": text, "chosen": f"{text} w0", "rejected": f"{text} w9"} for text in TEXTS]
     for name in ("train", "test"):
         write_records(folder / f"sets/{name}.jsonl", pairs)
     one = {"max_length": 64, "batch_size": 8, "epochs": 1}
     shape = {"hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 64}
-    (folder / "params.yaml").write_text(
-        json.dumps({"pretrain": {**one, **shape}, "sft": {**one, "heldout": 1}, "reward": {**one, "epochs": 1}})
-    )
+    (folder / "params.yaml").write_text(json.dumps({"pretrain": {**one, **shape}, "sft": {**one, "heldout": 1}, "reward": one}))
     return {
         "pretrain": ["--corpus", "sets", "--tokenizer", "base"],
         "sft": ["--base", "base", "--sets", "sets"],
