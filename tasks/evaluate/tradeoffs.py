@@ -35,6 +35,8 @@ SWEPT = ("averaging", "hma")
 """Methods that go back along the line, beside `part-K`."""
 REGULARISED = "raft"
 """The algorithm whose answers the regularised methods learn."""
+FREEING = ("lora",)
+"""Regularised methods that hold back less the larger their strength is: a rank, where others have a weight or a decay."""
 Row = Mapping[str, Any]
 
 
@@ -115,7 +117,8 @@ def _regularised(cells: Path, mitigations: Sequence[str], seed: str, before: Row
     if found:
         free = read(cells / f"free/none/{seed}.json")["model"]
         for method, points in found.items():
-            yield Front(REGULARISED, method, seed, [(None, before), *sorted(points, key=lambda point: point[0]), (None, free)])
+            points.sort(key=lambda point: point[0], reverse=method not in FREEING)
+            yield Front(REGULARISED, method, seed, [(None, before), *points, (None, free)])
 
 
 def numbered(rows: Mapping[str, Row], prefix: str) -> list[tuple[float | None, Row]]:

@@ -61,6 +61,18 @@ def test_every_front_runs_from_the_model_before_to_the_one_after(cells):
     assert [strength for strength, _ in fronts["raft", "l2", "1"]] == [None, 0.1, None]
 
 
+@pytest.mark.parametrize(("method", "order"), [("l2", [10, 1, 0.1]), ("lora", [1, 2, 16])])
+def test_a_regularised_front_begins_where_it_is_held_most(cells, method, order):
+    """A weight holds back more the larger it is, a rank less; text would sort 16 before 2."""
+    mitigations = [f"{method}-{strength:g}" for strength in sorted(order)]
+    for mitigation in mitigations:
+        for seed in SEEDS:
+            write(cells / f"cells/regularised/{mitigation}/{seed}.json", {"model": {"reward": 0.5, "skill": 0.8}})
+    fronts = read_fronts(cells / "cells", PARAMS.model_copy(update={"mitigations": mitigations}))
+    points = next(front.points for front in fronts if front.method == method)
+    assert [strength for strength, _ in points] == [None, *order, None]
+
+
 def test_areas_are_those_of_the_points(told):
     early = told["hypervolume"]["raft"]["early_stopping"]
     assert early["points"] == 3
