@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,9 +46,9 @@ class RoundsParams(StageParams):
     """CPU threads of one seed; as many seeds run side by side as the cores allow."""
 
     @property
+    @abstractmethod
     def count(self) -> int:
         """How many rounds there are."""
-        raise NotImplementedError
 
 
 P = TypeVar("P", bound=RoundsParams)

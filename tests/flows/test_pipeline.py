@@ -65,8 +65,9 @@ class TestSlots:
         assert heavy.got.wait(5)
 
     def test_more_threads_than_cores_means_all_cores(self):
-        with Slots(cores=2, jobs=1).taken(64):
-            pass
+        slots = Slots(cores=2, jobs=8)
+        with slots.taken(64):
+            assert not Late(slots, 1).got.wait(0.1)
 
 
 class Late(threading.Thread):
