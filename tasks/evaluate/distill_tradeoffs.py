@@ -9,7 +9,6 @@ The cells leave their scores below one folder:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tasks.evaluate.cells import read
 from tasks.evaluate.distill_claims import FIRST
 from tasks.evaluate.interval import t_interval
 from tasks.evaluate.page.figures import read_curve
@@ -98,17 +98,6 @@ def costs(seeds: Sequence[Scores], targets: Sequence[str]) -> dict[str, dict[str
         target: {"seconds": fmean(seed["seconds"][target] for seed in seeds), "bytes_a_token": kept.get(target, top)}
         for target in targets
     }
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read the scores of a cell. Raises UserError when they are missing or damaged."""
-    try:
-        scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the cell of the study that makes it first") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON: {error.msg} in line {error.lineno}; run the cell that makes it again") from None
-    return scores
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ figures), so areas are compared only between fronts of equally many points.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tasks.evaluate.cells import read
 from tasks.evaluate.front import hypervolume
 from tasks.evaluate.interval import t_interval
 from tasks.evaluate.measure import Unit
@@ -169,17 +169,6 @@ def curve_rows(front: Front) -> Iterator[dict[str, Any]]:
     for strength, row in front.points:
         where = {"algorithm": front.algorithm, "method": front.method, "seed": front.seed}
         yield {**where, "strength": "" if strength is None else strength, "reward": row["reward"], "skill": row["skill"]}
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read the scores of a cell. Raises UserError when they are missing or damaged."""
-    try:
-        scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the cell of the study that makes it first") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON: {error.msg} in line {error.lineno}; run the cell that makes it again") from None
-    return scores
 
 
 if __name__ == "__main__":
