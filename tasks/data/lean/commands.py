@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from itertools import compress, count
 
 from tasks.data.lean import scopes
-from tasks.data.lean.lexer import Kind, Lexed, is_blank, kind
 from tasks.data.lean.scopes import Scope
-from tasks.data.lean.words import (
+from tasks.runtime.lean.lexer import Kind, Lexed, is_blank, kind
+from tasks.runtime.lean.words import (
     CLOSERS,
     CLOSING,
     CONTINUATIONS,

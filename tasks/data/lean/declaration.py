@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tasks.data.lean.commands import Command, code_after, code_before, first_code
-from tasks.data.lean.lexer import Kind, Lexed, kind
-from tasks.data.lean.words import CLOSERS, CLOSING, LOCAL, MODIFIERS
+from tasks.runtime.lean.lexer import Kind, Lexed, kind
+from tasks.runtime.lean.words import CLOSERS, CLOSING, LOCAL, MODIFIERS
 
 _BINDERS = frozenset({"let", "have", "letI", "haveI", "let_fun"})
 """Words that bring a `:=` of their own into a statement."""

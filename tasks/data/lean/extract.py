@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tasks.data.lean.commands import Command, read_name, split
 from tasks.data.lean.declaration import Body, own_stop, read_body, read_prefix
-from tasks.data.lean.lexer import Lexed, lex
 from tasks.data.lean.record import Extraction, Rejected, Theorem
 from tasks.data.lean.scopes import full_name
-from tasks.data.lean.words import DEFINITIONS, PLUMBING, THEOREMS
+from tasks.runtime.lean.lexer import Lexed, lex
+from tasks.runtime.lean.words import DEFINITIONS, PLUMBING, THEOREMS
 
 _UNFINISHED = frozenset({"sorry", "admit"})
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.data.lean.extract import LeanFile, extract, read_folder
-from tests.data.lean import reference
+from tests.runtime.lean import reference
 
 
 def read(text, path="A.lean"):

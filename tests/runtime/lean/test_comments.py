@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data.lean.comments import code_lines, comments, refusal
+from tasks.runtime.lean.comments import code_lines, comments, refusal
 
 PROOF = "theorem t (x : ℕ) : x + 0 = x := by\n  constructor\n  · simp\n  · ring"
 

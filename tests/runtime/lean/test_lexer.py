@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data.lean.lexer import Kind, kind, lex
-from tests.data.lean import reference
+from tasks.runtime.lean.lexer import Kind, kind, lex
+from tests.runtime.lean import reference
 
 
 def kinds(text):

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Literal
 
-from tasks.data.lean.lexer import Kind, kind, lex
+from tasks.runtime.lean.lexer import Kind, kind, lex
 
 Refusal = Literal["cut off", "code changed", "no comment", "nothing added", "no content"]
 """Why a commented proof is not accepted. `nothing added`: it has no more comments than the proof had before."""
