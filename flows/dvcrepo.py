@@ -116,6 +116,11 @@ class Pipeline:
     def _cached(self, outs: list[Any]) -> dict[str, Any] | None:
         return None if any(out.changed_cache() for out in outs) else {self.path(out): out for out in outs}
 
+    def cached_text(self, entry: Any) -> str | None:
+        """Return the text that a file had when dvc.lock was written, from DVC's cache; None when it is not there."""
+        kept = Path(self.repo.cache.local.oid_to_path(entry.hash_info.value)) if entry.hash_info else None
+        return kept.read_text(encoding="utf-8") if kept and kept.is_file() else None
+
     @property
     def remote(self) -> str | None:
         """Return the name of the DVC remote from which missing outs may be pulled, if one is set."""

@@ -18,6 +18,8 @@ OutKind = Literal["out", "metric", "plot"]
 State = Literal["cached", "completed", "failed", "blocked"]
 TOGETHER = "tasks.runtime.together"
 """Module of a command that runs several stages."""
+MANIFEST = "tasks.runtime.manifest"
+"""Module of a command that writes which code stages run; it is no stage module and has no params."""
 
 
 @dataclass(frozen=True)
@@ -230,9 +232,9 @@ def _kind(out: Any) -> OutKind:
 
 
 def _module(cmd: str) -> str | None:
-    """Return MODULE of `python -m MODULE ...`, or None for any other command."""
+    """Return the stage module MODULE of `python -m MODULE ...`, or None for any other command."""
     found = re.match(r"\s*\S*python[\d.]*\s+-m\s+([\w.]+)", cmd)
-    return found[1] if found else None
+    return found[1] if found and found[1] != MANIFEST else None
 
 
 def _commands(cmd: str) -> list[str]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import history
-from flows.graph import Graph, Step, overlap
+from flows.graph import Graph, Stage, Step, overlap
 
 if TYPE_CHECKING:
     from flows.dvcrepo import Pipeline
+    from flows.manifests import Foreseen
 
 
 def plan(
@@ -34,7 +35,7 @@ def plan(
 
     steps: list[Step] = []
     with opened(root, params, graph.study) as pipeline:
-        view = _View(graph, pipeline)
+        view = _view(graph, pipeline, root)
         for name in graph.order(targets):
             step = _step(view, root, name, forced=name in force)
             if step.stale and not any(other.stale for other in steps):
@@ -48,7 +49,7 @@ def check(graph: Graph, root: Path, params: Mapping[str, Any], name: str) -> Ste
     from flows.dvcrepo import opened
 
     with opened(root, params, graph.study) as pipeline:
-        return _step(_View(graph, pipeline), root, name, forced=False)
+        return _step(_view(graph, pipeline, root), root, name, forced=False)
 
 
 @dataclass
@@ -60,17 +61,30 @@ class _View:
     pending: set[str] = field(default_factory=set)
     """Stale stages whose outs nobody can foresee."""
     foreseen: dict[str, Any] = field(default_factory=dict)
-    """Outs, by path, that DVC will put back from its cache, with their hashes."""
+    """Outs, by path, whose hashes are known beforehand: those that DVC will put back from its cache, and manifests of code."""
+    manifests: Mapping[str, Foreseen] = field(default_factory=dict)
+    """The manifests among them."""
 
     def waits(self, name: str) -> list[str]:
         """Return the stages that `name` reads from and that must run before anything can be said."""
         deps = self.graph.stages[name].deps
         return [other for other in self.graph.upstream(name) if other in self.pending or not self._exact(deps, other)]
 
+    def foretold(self, stage: Stage) -> bool:
+        """Tell whether what a stage will make is known before it runs."""
+        return all(out.path in self.manifests for out in stage.outs)
+
     def _exact(self, deps: Iterable[str], other: str) -> bool:
         """Tell whether what `deps` take of a stage is there, or foreseen as a whole."""
         outs = [out.path for out in self.graph.stages[other].outs if out.path in self.foreseen]
         return all(dep in outs for dep in deps if any(overlap(dep, out) for out in outs))
+
+
+def _view(graph: Graph, pipeline: Pipeline, root: Path) -> _View:
+    from flows.manifests import foreseen
+
+    manifests = foreseen(graph, root)
+    return _View(graph, pipeline, foreseen=dict(manifests), manifests=manifests)
 
 
 def _step(view: _View, root: Path, name: str, *, forced: bool) -> Step:
@@ -80,7 +94,7 @@ def _step(view: _View, root: Path, name: str, *, forced: bool) -> Step:
     reasons = [*(["forced"] if forced else []), *reasons, *(f"waits for {other}" for other in waits)]
     if outs is not None:
         view.foreseen.update(outs)
-    elif reasons:
+    elif reasons and not view.foretold(stage):
         view.pending.add(name)
     done = history.last_completed(root, name)
     return Step(stage, bool(reasons), tuple(reasons), done.seconds if done else None, forced, restored=outs is not None)
@@ -99,11 +113,21 @@ def _reasons(view: _View, name: str, waits: Iterable[str]) -> list[str]:
     for dep in [] if stage.frozen else stage.deps:
         if pipeline.is_params(dep):
             reasons.extend(_param_changes(dep))
+        elif manifest := view.manifests.get(pipeline.path(dep)):
+            reasons.extend(_code_changes(view, dep, manifest))
         elif not any(overlap(pipeline.path(dep), out) for out in unknown):
             reasons.extend(_dep_change(pipeline.path(dep), pipeline.status(dep, view.foreseen)))
     for out in stage.outs:
         reasons.extend(_out_change(pipeline.path(out), pipeline.status(out), pipeline.remote))
-    return reasons
+    return list(dict.fromkeys(reasons))
+
+
+def _code_changes(view: _View, dep: Any, manifest: Foreseen) -> list[str]:
+    """Name the modules that changed since the stage ran, from the manifest it ran with, which DVC's cache keeps."""
+    from flows.manifests import changes
+
+    path = view.pipeline.path(dep)
+    return changes(path, view.pipeline.cached_text(dep), manifest.text) if view.pipeline.status(dep, view.foreseen) else []
 
 
 def _command_change(old: Any, new: str) -> str:

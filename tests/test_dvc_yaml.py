@@ -9,9 +9,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks.runtime.imports import ROOT, project_modules
+from tasks.runtime.manifest import manifests
 from tasks.runtime.params import check_section, params_of, read_yaml
 
-TOGETHER = "tasks.runtime.together"
+TOGETHER, MANIFEST = "tasks.runtime.together", "tasks.runtime.manifest"
 MODULE = r"(?:python -m|--) ([a-z_]+\.[\w.]+)"
 FILES = [ROOT / "dvc.yaml", *sorted((ROOT / "flows/studies").glob("*/dvc.yaml"))]
 
@@ -24,25 +25,46 @@ def stages():
                 done = body["do"] if name == "fetch" else body
                 cmd = done["cmd"] if isinstance(done["cmd"], str) else " ".join(done["cmd"])
                 cmd = cmd.replace("${item}", item)
-                yield name + item, re.findall(MODULE, cmd), done, cmd, item
+                found = re.findall(MODULE, cmd)
+                modules = list(written(cmd).values()) if found == [MANIFEST] else [one for one in found if one != TOGETHER]
+                yield name + item, modules, done, cmd, item
+
+
+def written(cmd):
+    """Return the module of every manifest of code that a command writes, by the manifest's path."""
+    _, found, arguments = cmd.partition(f"-m {MANIFEST} ")
+    return {str(path): module for path, module in manifests(arguments.split()).items()} if found else {}
 
 
 CASES = [pytest.param(*case[1:], id=case[0]) for case in stages()]
+RUN = [case for case in CASES if not written(case.values[2])]
+MANIFESTS = {path: module for case in CASES for path, module in written(case.values[2]).items()}
+"""Deps that stand for the code of a stage module."""
 
 
 @pytest.mark.parametrize(("modules", "body", "cmd", "item"), CASES)
 def test_deps_list_every_module_that_can_change_the_numbers(modules, body, cmd, item):
     listed = {dep.replace("${item}", item) for dep in body["deps"]}
-    reached = {str(path.relative_to(ROOT)) for module in modules for path in project_modules(module)}
+    vouched = {MANIFESTS[dep] for dep in listed if dep in MANIFESTS}
+    assert vouched <= set(modules), f"deps of {modules}: manifests of what it never runs: {sorted(vouched - set(modules))}"
+    reached = {str(path.relative_to(ROOT)) for module in set(modules) - vouched for path in project_modules(module)}
     assert reached <= listed, f"add to deps of {modules}: {sorted(reached - listed)}"
     code = {dep for dep in listed if dep.endswith(".py")}
     if not item:  # the stages of a foreach share one list
         assert code <= reached, f"deps of {modules} that it never imports: {sorted(code - reached)}"
 
 
-@pytest.mark.parametrize(("modules", "body", "cmd", "item"), CASES)
+def test_every_manifest_of_code_is_an_out_of_the_stage_that_writes_it():
+    for case in CASES:
+        _, body, cmd, _ = case.values
+        if outs := written(cmd):
+            assert body["outs"] == list(outs)
+    assert MANIFESTS, "no study reads its code through manifests; drop what tests them"
+
+
+@pytest.mark.parametrize(("modules", "body", "cmd", "item"), RUN)
 def test_the_section_in_params_yaml_is_valid(modules, body, cmd, item):
-    for module in set(modules) - {TOGETHER}:
+    for module in set(modules):
         params_type = params_of(module)
         check_section(params_type, read_yaml(ROOT / "params.yaml"), "params.yaml")
         assert params_type.section in [entry.replace("${item}", item) for entry in body["params"]]
@@ -64,7 +86,7 @@ def test_every_section_of_a_profile_is_known(profile):
 
 def test_params_of_every_stage_import_without_torch():
     """`temper plan` checks all sections, so no stage module may load torch at its top."""
-    modules = sorted({module for case in CASES for module in case.values[0]} - {TOGETHER})
+    modules = sorted({module for case in CASES for module in case.values[0]})
     code = (
         "import sys; from tasks.runtime.params import params_of\n"
         f"for module in {modules}: params_of(module)\n"
