@@ -49,10 +49,10 @@ def pack(examples: Sequence[Example], max_length: int) -> list[PackedRow]:
             rows.append([])
         rows[row].append(number)
         insort(free, (space - length, row))
-    return [_join(examples[number] for number in row) for row in rows]
+    return [join(examples[number] for number in row) for row in rows]
 
 
-def _join(examples: Iterable[Example]) -> PackedRow:
+def join(examples: Iterable[Example]) -> PackedRow:
     """Put examples end to end. The first token of each has no context, so it is never learned."""
     row = PackedRow(input_ids=[], labels=[], position_ids=[])
     for ids, labels in examples:

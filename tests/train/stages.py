@@ -16,11 +16,13 @@ INPUTS = {
     "pretrain": {"corpus": "sets", "tokenizer": "tokenizer"},
     "sft": {"base": "base", "sets": "sets"},
     "reward": {"base": "base", "preferences": "preferences"},
+    "prover": {"base": "prover-base", "blocks": "blocks"},
 }
 SMALL = {
     "pretrain": {"hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 64, "positions": 64, "epochs": 2},
     "sft": {"heldout": 4, "epochs": 2},
     "reward": {"epochs": 2},
+    "prover": {"epochs": 2.0, "max_length": 260},
 }
 ALL = {"max_length": 32, "batch_size": 4, "threads": 1, "learning_rate": 0.01}
 

@@ -31,10 +31,14 @@ TOKENS_A_PASS = 16_384
 """Most tokens of one forward pass of one process: enough to keep a device busy, little enough for its memory."""
 
 
-def arguments(kind: type[Arguments], plan: Plan, **more: Any) -> Arguments:
-    """Return the Trainer's arguments: nothing is reported, evaluated or saved but by the attendant of this folder."""
+def arguments(kind: type[Arguments], plan: Plan, rows_a_pass: int | None = None, **more: Any) -> Arguments:
+    """Return the Trainer's arguments: nothing is reported, evaluated or saved but by the attendant of this folder.
+
+    A pass of one process takes at most `rows_a_pass` rows, by default as many as hold TOKENS_A_PASS tokens.
+    """
     params, place = plan.params, plan.place
-    micro, passes = place.split(params.batch_size * plan.answers, TOKENS_A_PASS // params.max_length)
+    most = TOKENS_A_PASS // params.max_length if rows_a_pass is None else rows_a_pass
+    micro, passes = place.split(params.batch_size * plan.answers, most)
     return kind(
         output_dir=str(plan.checkpoints.folder),
         max_steps=plan.steps,
