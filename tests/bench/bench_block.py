@@ -32,9 +32,8 @@ def main(count: int = 10_000, context: int = 2048) -> None:
         inputs = {"records": place / "records.jsonl", "tokenizer": place / "words"}
         started, busy = time.perf_counter(), time.process_time()
         block.main(block.Params(max_length=context), None, **inputs, out=place / "out", scores=place / "scores.json")
-        print(
-            f"{count:,} records, context {context}: {time.perf_counter() - started:.1f} s, {time.process_time() - busy:.1f} s of CPU"
-        )
+        wall, cpu = time.perf_counter() - started, time.process_time() - busy
+        print(f"{count:,} records, context {context}: {wall:.1f} s, {cpu:.1f} s of CPU")
         scores, data = json.loads((place / "scores.json").read_text()), Blocks.load(place / "out")
         size = (place / "out/blocks.safetensors").stat().st_size
     print(f"{scores['tokens']:,} tokens in blocks, {size / 1e6:.1f} MB on disk, {scores['examples_mean']:.1f} examples a block")
