@@ -37,6 +37,7 @@ from prefect.utilities.annotations import allow_failure
 from flows import history
 from flows.artifacts import Page, Shown, scores_of
 from flows.graph import Graph, RunResult, StageResult, Step
+from flows.host import warm
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
 
@@ -153,6 +154,8 @@ class Stages:
         self.slots = Slots(cores, jobs or LIGHT_PER_CORE * cores)
         self.page = Page()
         self.children = Children()
+        self.host: Mapping[str, str] = {}
+        """What to add to a stage's environment so that it finds the warm process."""
         self.outcomes: dict[str, Outcome] = {}
         self.finished = False
         self.interrupted = False
@@ -163,9 +166,16 @@ class Stages:
         Every task of a stopped or failed run ends in a state of type Failed, under its own name: Prefect lets what comes after
         it look at nothing else, and would leave it pending for ever.
         """
-        logger, futures = get_run_logger(), dict[str, PrefectWrappedFuture[Any, Any]]()
         client, run_id = get_client(sync_client=True), cast(Any, flow_run.id)
         self.page.show("the run's tag", lambda: client.update_flow_run(run_id, tags=[self.profile]))
+        with warm(self.root, sum(step.stale for step in self.steps)) as self.host:
+            self._all()
+        self.page.summary(self.result())
+        return self._state()
+
+    def _all(self) -> None:
+        """Submit every stage and wait until the last has ended, also when the run is stopped."""
+        futures = dict[str, PrefectWrappedFuture[Any, Any]]()
         try:
             for step in self.steps:
                 needs = [allow_failure(futures[name]) for name in self.graph.needs[step.stage.name] if name in futures]
@@ -175,15 +185,13 @@ class Stages:
             self._wait([future.wrapped_future for future in futures.values()])
         except KeyboardInterrupt:
             self.interrupted = True
-            logger.warning("Stopping: the stages write their checkpoints")
+            get_run_logger().warning("Stopping: the stages write their checkpoints")
         finally:
             running = [future.wrapped_future for future in futures.values()]
             if not all(future.done() for future in running):
                 self.children.stop()
             concurrent.futures.wait(running)
             self.finished = True
-        self.page.summary(self.result())
-        return self._state()
 
     def result(self) -> RunResult:
         """Return how every stage ended, in the order of the plan."""
@@ -214,7 +222,9 @@ class Stages:
         logger = get_run_logger()
         section = self.params.get(step.stage.section or "") or {}
         with self.slots.taken(self._threads(step)):
-            outcome = attempt(self.root, step.stage, self.children, force=step.forced, say=logger.info, watch=shown.progress)
+            outcome = attempt(
+                self.root, step.stage, self.children, force=step.forced, say=logger.info, watch=shown.progress, env=self.host
+            )
         self.outcomes[name] = outcome
         if outcome.ran:
             history.record(self.root, name, outcome.seconds, outcome.code, section)

@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,11 +134,18 @@ class Children:
 
 
 def attempt(
-    root: Path, stage: Stage, children: Children, *, force: bool, say: Callable[[str], None], watch: Callable[[float, str], None]
+    root: Path,
+    stage: Stage,
+    children: Children,
+    *,
+    force: bool,
+    say: Callable[[str], None],
+    watch: Callable[[float, str], None],
+    env: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Have DVC bring `stage` up to date, once; `say` gets every line of its log, `watch` its progress in percent.
 
-    The log also goes to `.temper/logs/STAGE.log`.
+    The log also goes to `.temper/logs/STAGE.log`; `env` is added to the environment of the stage.
     """
     if children.stopping:
         return Outcome("stopped", detail="not started: the run was stopped")
@@ -146,7 +153,7 @@ def attempt(
     place = root / progress.FOLDER / f"{label(stage.section, stage.cell) if stage.section else stage.name}.json"
     place.unlink(missing_ok=True)
     arguments = _arguments(stage.target, force)
-    process = child.start("dvc", *arguments, cwd=root, output=subprocess.PIPE, env={"PYTHONUNBUFFERED": "1"})
+    process = child.start("dvc", *arguments, cwd=root, output=subprocess.PIPE, env={"PYTHONUNBUFFERED": "1", **(env or {})})
     transcript = Transcript()
     (root / LOGS).mkdir(parents=True, exist_ok=True)
     with children.watched(process), (root / LOGS / f"{stage.name}.log").open("w", encoding="utf-8") as log:

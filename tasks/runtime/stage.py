@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 from tasks.runtime.checkpoint import Checkpoints, sha256
+from tasks.runtime.host import hosted
 from tasks.runtime.imports import ROOT, project_modules
 from tasks.runtime.lease import Lease
 from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, label, overridden, read_yaml
@@ -66,12 +67,19 @@ def run_stage(main: Callable[..., None], arguments: list[str] | None = None, ran
 
     `rank` numbers the processes that a launcher started together; each holds a lease of its own, rank 0 the stage's.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a stage has its own progress line
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting are 5 times slower on shared cores
+    if arguments is None and (code := hosted(_module_name(main), sys.argv[1:])) is not None:
+        sys.exit(code)
+    set_environment()
     die_with_parent()
     signal.signal(signal.SIGTERM, _on_sigterm)
     sys.exit(_run(main, sys.argv[1:] if arguments is None else arguments, rank))
+
+
+def set_environment() -> None:
+    """Set what libraries read from the environment when they are loaded, unless it is set already."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a stage has its own progress line
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting are 5 times slower on shared cores
 
 
 def _run(main: Callable[..., None], arguments: list[str], rank: int) -> int:

@@ -15,6 +15,7 @@ import sys
 from multiprocessing.context import ForkProcess
 from types import FrameType
 
+from tasks.runtime.host import hosted
 from tasks.runtime.models import preload
 from tasks.runtime.stage import PREEMPTED, REFUSED, die_with_parent, run_stage
 
@@ -69,6 +70,8 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] != [SEPARATOR] or not all(commands := split(arguments)):
         print("usage: python -m tasks.runtime.together -- MODULE FLAGS... -- MODULE FLAGS...", file=sys.stderr)
         return REFUSED
+    if (code := hosted("tasks.runtime.together", arguments)) is not None:
+        return code
     die_with_parent()
     together = Together()
     signal.signal(signal.SIGTERM, together.stop)
