@@ -1,4 +1,4 @@
-"""The warm process: a stage is forked from it as if it had been started by itself, ends as it would have, and dies with its caller."""
+"""The warm process: a stage forked from it runs and ends as if it had been started by itself, and dies with its caller."""
 
 import json
 import os
