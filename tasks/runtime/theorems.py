@@ -1,7 +1,7 @@
 """A theorem with its proof, in Lean and in words: one record from extraction to proof writing.
 
-The names in capitals are those of the published OBT set, so that its files can be read as they are and ours can be read by whoever
-knows them.
+The names in capitals are those of the published OBT set, so that its files can be read as they are,
+and ours by whoever knows them.
 """
 
 from __future__ import annotations
@@ -49,10 +49,17 @@ class Graded(Proved):
     split: Split = "train"
     steps: int = Field(ge=0)
     """Difficulty: lines of the tactic block that hold code."""
-    Other_proofs: list[str] = []
+    Other_proofs: list[str] = Field(default_factory=list)
     """Further proofs, each with the statement."""
     told_by: str = ""
     """Who wrote the informal statement and proof: `rules`, or the name of the file's author for extracted ones."""
+
+
+class Drafted(Graded):
+    """A theorem of Atlas as its generator wrote it; no Lean has seen it yet."""
+
+    told: list[str]
+    """For each line of the tactic block the sentence that tells it, or an empty one."""
 
 
 class Aligned(Graded):

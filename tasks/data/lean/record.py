@@ -8,25 +8,17 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from tasks.runtime.records import Record
+from tasks.runtime.theorems import Proved
 
 
-class Theorem(Record):
-    """A theorem with its proof, as its file has them. Names in capitals are those of the published sets."""
+class Theorem(Proved):
+    """A theorem with its proof, as its file has them, and what its file says of it.
 
-    idx: int = Field(ge=0)
-    """Number of the record in its extraction."""
-    Name: str = Field(min_length=1)
-    """Full name, namespaces included. An `example` has none and is called `NAMESPACE.example#2`, as no Lean theorem can be."""
-    Statement: str = Field(min_length=1)
-    """From the keyword to `:=`, as in the file; to the end of the type where the proof begins with `|` or `where`."""
-    Proof: str = Field(min_length=1)
-    """Statement and proof, as in the file, comments included; begins with the statement."""
-    Informal_statement: str | None = None
-    """What the file says the theorem states: a blueprint annotation, or the problem text of its file."""
-    Informal_proof: str | None = None
-    """The blueprint's proof in words."""
-    File_path: str
-    Commit: str
+    An `example` has no name and is called `NAMESPACE.example#2`, as no Lean theorem can be. A statement goes to the end of the
+    type where the proof begins with `|` or `where`. The informal statement is that of a blueprint annotation, or the problem
+    text of its file; the informal proof is the blueprint's.
+    """
+
     Docstring: str | None = None
     Kind: str
     """The keyword: theorem, lemma, problem or example."""
