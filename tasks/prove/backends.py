@@ -1,0 +1,23 @@
+"""Which checker answers: the one place where settings become a backend behind its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tasks.prove.checker import Checker, CheckerSettings
+from tasks.prove.recorded import Recorded, Verdicts
+from tasks.runtime.params import UserError
+
+
+@contextmanager
+def connect(settings: CheckerSettings, cache: Path | None) -> Iterator[Checker]:
+    """Open the backend that the settings name, and its cache if there is one."""
+    with ExitStack() as stack:
+        if settings.backend == "recorded":
+            if cache is None or not cache.is_file():
+                raise UserError(f"{cache}: no such file of verdicts; the recorded backend has nothing to answer from")
+            yield Recorded(stack.enter_context(Verdicts(cache)), settings, settings.toolchain)
+            return
+        raise UserError(f"{settings.backend}: not connected yet")
