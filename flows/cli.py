@@ -190,6 +190,67 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
+Address = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="The shelf of published models.")]
+
+
+@app.command(epilog=CODES)
+def publish(
+    model: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model that a stage has made, as data/models/sft.")],
+    address: Address,
+    name: Annotated[str | None, typer.Option("--name", help="Default: the name of the stage that made it.")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="Default: the commit, if no tracked file is changed.")] = None,
+) -> None:
+    """Publish a finished model with its card, scores and provenance; a version is never overwritten.
+
+    Example: [bold]temper publish data/models/average/0 s3://models-of-mine/temper --name aligned[/]
+    """
+    from flows import show
+    from flows.shelf import Shelf, provenance, scores_of
+    from tasks.runtime.params import UserError
+
+    root = checkout()
+    stage, facts = provenance(root, model)
+    commit = str(facts["commit"] or "+")
+    if not (name := name or stage):
+        raise UserError(f"{model}: dvc.lock names no stage that made it; say --name")
+    if not version and commit.endswith("+"):
+        raise UserError("there is no commit, or tracked files differ from it, so it cannot name the version; say --version")
+    place = Shelf(address).publish(model, name, version or commit[:12], scores_of(root, stage), facts)
+    show.say(f"published: {place}")
+
+
+@app.command(epilog=CODES)
+def published(address: Address) -> None:
+    """List the published models.
+
+    Example: [bold]temper published s3://models-of-mine/temper[/]
+    """
+    from flows import show
+    from flows.shelf import Shelf
+
+    found = Shelf(address).versions()
+    rows = [[one.name, one.version, f"{one.size / 2**20:,.1f} MiB", str(one.provenance.get("stage") or "")] for one in found]
+    show.table(("name", "version", "size", "stage"), rows)
+
+
+@app.command(epilog=CODES)
+def pull(
+    address: Address,
+    name: str,
+    version: str,
+    folder: Annotated[Path, typer.Argument(help="Where it goes; it appears whole or not at all.")],
+) -> None:
+    """Bring a published model here, every file checked against its manifest.
+
+    Example: [bold]temper pull s3://models-of-mine/temper aligned 1.0 models/aligned[/]
+    """
+    from flows import show
+    from flows.shelf import Shelf
+
+    found = Shelf(address).pull(name, version, folder)
+    show.say(f"{folder}: {found.name} {found.version}, {found.size / 2**20:,.1f} MiB")
+
+
 @profiles.command("list")
 def profile_list() -> None:
     """List the profiles.
