@@ -13,12 +13,11 @@ from pydantic import Field
 from tasks.data.regions.theorems import FAMILIES
 from tasks.data.regions.theorems.instance import Instance
 from tasks.data.regions.theorems.source import Theorems, load_theorems
-from tasks.runtime.lean.difficulty import count_steps
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish
 from tasks.runtime.records import write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
-from tasks.runtime.theorems import Drafted, Split
+from tasks.runtime.theorems import Told, Split
 
 _PATIENCE = 200
 """Draws for each theorem wanted, after which a family is taken to have no more."""
@@ -46,9 +45,9 @@ def main(params: Params, run: Run, *, atlas: In, out: Out) -> None:
         write_records(draft, drafts(load_theorems(atlas), params))
 
 
-def drafts(source: Theorems, params: Params) -> list[Drafted]:
+def drafts(source: Theorems, params: Params) -> list[Told]:
     """Return the drafts of all families, numbered. Raises UserError for an unknown family, or one that makes too few theorems."""
-    found: list[Drafted] = []
+    found: list[Told] = []
     for family, entry in source.families.items():
         if family not in FAMILIES:
             raise UserError(f"theorems.yaml: families.{family}: unknown family; known are {', '.join(FAMILIES)}")
@@ -60,7 +59,7 @@ def drafts(source: Theorems, params: Params) -> list[Drafted]:
         rng.shuffle(instances)
         splits = [split for split, size in sizes.items() for _ in range(size)]
         for number, (instance, split) in enumerate(zip(instances, splits, strict=True)):
-            found.append(_drafted(instance, family, number, split, len(found)))
+            found.append(_draft(instance, family, number, split, len(found)))
     return found
 
 
@@ -80,10 +79,10 @@ def distinct(source: Theorems, family: str, levels: list[int], count: int, rng: 
     return list(found.values())
 
 
-def _drafted(instance: Instance, family: str, number: int, split: Split, idx: int) -> Drafted:
+def _draft(instance: Instance, family: str, number: int, split: Split, idx: int) -> Told:
     statement = instance.statement(f"{family}_{number}")
     first, *others = [f"{statement} {proof}" for proof in instance.proofs()]
-    return Drafted(
+    return Told(
         idx=idx,
         Name=f"{family}_{number}",
         Statement=statement,
@@ -94,7 +93,6 @@ def _drafted(instance: Instance, family: str, number: int, split: Split, idx: in
         Commit="",
         family=family,
         split=split,
-        steps=count_steps(first.removeprefix(statement).strip()),
         Other_proofs=others,
         told_by="rules",
         told=[line.said for line in instance.lines],

@@ -41,35 +41,30 @@ class Proved(Record):
         return self.Proof[len(self.Statement) :].lstrip(" ")
 
 
-class Graded(Proved):
-    """A theorem with its place in a curriculum, and more proofs than one where there are."""
+class Told(Proved):
+    """A theorem before its words are woven into its proof, as Atlas or a file has it."""
 
     family: str = ""
     """The kind of theorem in Atlas; empty for theorems from elsewhere."""
     split: Split = "train"
-    steps: int = Field(ge=0)
-    """Difficulty: lines of the tactic block that hold code."""
     Other_proofs: list[str] = Field(default_factory=list)
     """Further proofs, each with the statement."""
-    told_by: str = ""
-    """Who wrote the informal statement and proof: `rules`, or the name of the file's author for extracted ones."""
+    told: list[str] = Field(default_factory=list)
+    """For each line of the tactic block the sentence that tells it, or an empty one; only Atlas has it."""
+    told_by: str = "source"
+    """Who wrote the informal statement and proof: `rules` for Atlas, `source` where the file has them."""
 
 
-class Drafted(Graded):
-    """A theorem of Atlas as its generator wrote it; no Lean has seen it yet."""
+class Aligned(Told):
+    """A theorem whose proof in words is told in its Lean proof: the record that provers learn from."""
 
-    told: list[str]
-    """For each line of the tactic block the sentence that tells it, or an empty one."""
-
-
-class Aligned(Graded):
-    """A theorem whose proof in words is told in the Lean proof: the record that provers learn from."""
-
+    steps: int = Field(ge=0)
+    """Difficulty: lines of the tactic block that hold code."""
     Generated_informal_statement_and_proof: str = Field(min_length=1)
     """The theorem and its proof in words, parted by an empty line."""
     Commented_proof: str = Field(min_length=1)
     """Statement and proof with comments; without its comments it is `Proof`."""
     informalised_by: str
-    """Who wrote the words: `rules`, `source` where the file has them, or the name of a model."""
+    """Who wrote the words: `rules`, `source`, or the name of a model."""
     commented_by: str
     """Who placed the comments: `rules` or the name of a model."""
