@@ -22,7 +22,7 @@ def stages():
     for file in FILES:
         for name, body in YAML(typ="safe").load(file.read_text())["stages"].items():
             for item in ("base", "prompts") if name == "fetch" else ("",):
-                done = body["do"] if name == "fetch" else body
+                done = body.get("do", body)
                 cmd = done["cmd"] if isinstance(done["cmd"], str) else " ".join(done["cmd"])
                 cmd = cmd.replace("${item}", item)
                 found = re.findall(MODULE, cmd)

@@ -17,7 +17,7 @@ from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish
 from tasks.runtime.records import write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
-from tasks.runtime.theorems import Told, Split
+from tasks.runtime.theorems import Split, Told
 
 _PATIENCE = 200
 """Draws for each theorem wanted, after which a family is taken to have no more."""

@@ -33,14 +33,14 @@ class Params(StageParams):
     """The Lean that checks."""
     proofs: int = Field(2, ge=1, le=9)
     """Different proofs that a theorem needs."""
-    constants: list[Annotated[str, Field(pattern=r"^[a-z]\w*$")]] = ["rfl", "decide", "omega", "simp", "grind"]
+    constants: list[Annotated[str, Field(pattern=r"^[a-z]\w*$")]] = Field(default=["rfl", "decide", "omega", "simp", "grind"])
     """Tactics tried alone on every theorem that is measured."""
     batch: int = Field(400, ge=1)
     """Candidates given to the checker at once."""
 
 
 def main(params: Params, run: Run, *, drafts: In, out: Out, scores: Out, curve: Out) -> None:
-    """Write the proved theorems of `drafts` and the rejected ones into `out`, counts to `scores`, tactics by family to `curve`."""
+    """Write what Lean accepts of `drafts`, and what it refuses, into `out`, counts to `scores`, tactics by family to `curve`."""
     told = read_records(drafts, Told)
     _refuse_repeated_names(told)
     with open_checker(params.checker) as checker:
@@ -70,9 +70,7 @@ def checked(checker: Checker, candidates: Sequence[Candidate], batch: int, progr
     return verdicts
 
 
-def sorted_out(
-    told: Sequence[Told], verdicts: dict[Candidate, Verdict], proofs: int
-) -> tuple[list[Told], list[dict[str, Any]]]:
+def sorted_out(told: Sequence[Told], verdicts: dict[Candidate, Verdict], proofs: int) -> tuple[list[Told], list[dict[str, Any]]]:
     """Return the theorems with at least `proofs` accepted proofs, only those in them, and the proofs refused, with the reason.
 
     A theorem whose first proof is refused is not kept: its words tell that proof.
