@@ -97,12 +97,11 @@ def by_constants(told: Sequence[Told], tactics: Sequence[str], verdicts: Sequenc
     for row in told:
         if row.split in MEASURED:
             shares[row.family].append([next(answers).verified for _ in tactics])
-    rows = []
+    found = []
     for family, proved in shares.items():
-        row: dict[str, Any] = {"family": family, "theorems": len(proved)}
-        row |= {tactic: sum(one[place] for one in proved) / len(proved) for place, tactic in enumerate(tactics)}
-        rows.append({**row, "any": sum(map(any, proved)) / len(proved)})
-    return rows
+        by_tactic = {tactic: sum(one[place] for one in proved) / len(proved) for place, tactic in enumerate(tactics)}
+        found.append({"family": family, "theorems": len(proved), **by_tactic, "any": sum(map(any, proved)) / len(proved)})
+    return found
 
 
 def describe(kept: Sequence[Told], rejected: Sequence[dict[str, Any]], measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
