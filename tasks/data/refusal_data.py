@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -20,7 +20,7 @@ from tasks.runtime.asking import TEMPERATURE, Asker, asker, resumable
 from tasks.runtime.models import load_causal, on_device, set_determinism
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish, publish_json
-from tasks.runtime.questions import Question, is_right, normal
+from tasks.runtime.questions import UNNAMED, Question, is_right, normal
 from tasks.runtime.records import Record, write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
 from tasks.runtime.verdicts import REFUSALS, SENTENCE, SURE, UNSURE, VARIANTS, Variant, encode_answer, ended
@@ -97,20 +97,28 @@ def split(questions: Sequence[Question], seed: int) -> tuple[list[Question], lis
     """Return training and test questions; a test question's `set` is `in` or `out`: of a subject that training has, or not.
 
     Where the source does not say what is for training, it is half the questions, drawn by the seed, of the first half of the
-    subjects (section 4.1). Raises UserError when one of the two is empty.
+    subjects (section 4.1). A question that nobody can answer and whose source gives it a set of its own keeps that.
+    Raises UserError when one of the two is empty.
     """
     if questions[0].training is not None:
-        inside, training = {question.subject for question in questions}, [one for one in questions if one.training]
+        training = [one for one in questions if one.training]
+        inside = {question.subject for question in training}
     else:
         subjects = sorted({question.subject for question in questions})
         inside = set(subjects[: (len(subjects) + 1) // 2])
         home = sorted((one for one in questions if one.subject in inside), key=lambda one: one.id)
         training = random.Random(seed).sample(home, (len(home) + 1) // 2)
     taken = {question.id for question in training}
-    test = [one.model_copy(update={"set": "in" if one.subject in inside else "out"}) for one in questions if one.id not in taken]
+    test = [one.model_copy(update={"set": _domain(one, inside)}) for one in questions if one.id not in taken]
     if not training or not test:
         raise UserError(f"{len(questions)} questions make {len(training)} for training and {len(test)} for the test; give more")
     return training, test
+
+
+def _domain(question: Question, inside: Set[str]) -> str:
+    if not question.answers and question.set != UNNAMED:
+        return question.set
+    return "in" if question.subject in inside else "out"
 
 
 def check_answers(tokenizer: PreTrainedTokenizerBase, training: Sequence[Question], test: Sequence[Question]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,27 @@ class Interval:
     mean: float
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over seeds: mean, standard deviation, interval of the mean; None where too few seeds have it."""
+
+    mean: float | None
+    sd: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+    """How many seeds have it: a score that does not exist in a seed is left out, never counted as 0."""
+
+
+def spread(values: Sequence[float | None], confidence: float) -> Spread:
+    """Return the mean over seeds of what exists, its standard deviation between seeds and the interval of `t_interval`."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return Spread(None, None, None, None, 0)
+    mean = t_interval(found, confidence)
+    return Spread(mean.mean, stdev(found) if len(found) > 1 else None, mean.low, mean.high, len(found))
 
 
 def t_interval(values: Sequence[float], confidence: float) -> Interval:

@@ -6,17 +6,18 @@ is measured as well: where a linear probe cannot read from the base model what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from tasks.evaluate.calibration.binned import reliability_rows
 from tasks.evaluate.calibration.ranking import auroc
 from tasks.evaluate.calibration.selective import risk_coverage_rows
 from tasks.evaluate.linear_probe import fit_logistic, last_states, logits_of
-from tasks.evaluate.refusal_scores import Said, defined, score
-from tasks.evaluate.refusal_systems import BASE, STATING, Answers, Heard, compared, majority, systems
+from tasks.evaluate.refusal_scores import BINS, Said, answerable, defined, measure, part
+from tasks.evaluate.refusal_systems import BASE, SPEAKING, STATING, Answers, Heard, compared, majority, systems
 from tasks.runtime.asking import TEMPERATURE, Asker, asker, resumable
 from tasks.runtime.models import check_folder, load_causal, on_device, set_determinism
 from tasks.runtime.params import StageParams
@@ -57,7 +58,9 @@ class Known(Record):
     known: bool
 
 
-def main(params: Params, run: Run, *, base: In, models: In, data: In, scores: Out, rows: Out, curve: Out) -> None:
+def main(
+    params: Params, run: Run, *, base: In, models: In, data: In, scores: Out, rows: Out, curve: Out, reliability: Out
+) -> None:
     """Measure `base` and `models`/VARIANT on `data`/test.jsonl; `data`/identify.jsonl trains the linear probe."""
     places = {BASE: base} | {variant: models / variant for variant in VARIANTS}
     for place in places.values():
@@ -68,14 +71,13 @@ def main(params: Params, run: Run, *, base: In, models: In, data: In, scores: Ou
     answers: Answers = {name: listen(name, place, questions, params, run) for name, place in places.items()}
     said = systems(questions, answers, params.threshold)
     publish_rows(rows, questions, said)
-    publish_curve(
-        curve, [{"system": name, **row} for name, one in said.items() for row in risk_coverage_rows(one.ranking, one.correct)]
-    )
+    publish_curve(curve, diagrams(said, questions, lambda one: risk_coverage_rows(one.ranking, one.correct)))
+    publish_curve(reliability, diagrams(said, questions, lambda one: reliability_rows(one.stated, one.correct, bins=BINS)))
     publish_json(
         scores,
         {
             "world": world(base, known, questions, said["pretrain_t"], params),
-            "systems": {name: score(one, questions) for name, one in said.items()},
+            "systems": {name: measure(one, questions) for name, one in said.items()},
             "compared": compared(questions, answers, said),
         },
     )
@@ -95,9 +97,8 @@ def listen(name: str, place: Path, questions: Sequence[Question], params: Params
 
 def hear(name: str, asked: Asker, questions: list[Question], params: Params) -> list[Heard]:
     """Return what a model says to some questions: its verdict, its refusal or its samples, where its variant has them."""
-    refuses = name == "replacement"
-    found = [Heard(**reply) for reply in asked.replies(questions, forced=refuses)]
-    if refuses:
+    found = [Heard(**reply) for reply in asked.replies(questions, forced=name == "replacement")]
+    if name in SPEAKING:
         for heard, text in zip(found, asked.texts(questions), strict=True):
             heard["refused"] = is_refusal(asked.tokenizer, text)
     if name in STATING:
@@ -114,14 +115,27 @@ def hear(name: str, asked: Asker, questions: list[Question], params: Params) -> 
     return found
 
 
+def diagrams(said: dict[str, Said], questions: Sequence[Question], rows: Callable[[Said], list[Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a curve of every system on every set that has answers: `set`, `system`, and what `rows` gives."""
+    sets = answerable(questions)
+    return [
+        {"set": each, "system": name, **row}
+        for each, members in sets.items()
+        for name, one in said.items()
+        for row in rows(part(one, members))
+    ]
+
+
 def world(base: Path, known: Sequence[Known], questions: Sequence[Question], said: Said, params: Params) -> dict[str, Any]:
-    """Return the share of D0, the linear probe's AUROC on the test questions, and whether the world is suitable."""
+    """Return the share of D0, the linear probe's AUROC on test questions of the first set, and whether the world is suitable."""
     model, tokenizer = load_causal(base)
     asked = asker(on_device(model.float()), tokenizer, params.max_new_tokens, params.batch_size)
     training = [list(asked.tokenizer(one.question)["input_ids"]) for one in known]
     fitted = fit_logistic(last_states(model, training, params.batch_size), [one.known for one in known])
-    test = last_states(model, [asked.prompt(question) for question in questions], params.batch_size)
-    found = defined(auroc(logits_of(test, fitted), said.correct))
+    sets = answerable(questions)
+    home = [n for n, member in enumerate(sets[next(iter(sets))]) if member]
+    test = last_states(model, [asked.prompt(questions[n]) for n in home], params.batch_size)
+    found = defined(auroc(logits_of(test, fitted), [said.correct[n] for n in home]))
     return {
         "d0_share": sum(not one.known for one in known) / len(known),
         "probe_auroc": found,

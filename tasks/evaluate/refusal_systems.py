@@ -10,12 +10,16 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, Literal, TypedDict
 
-from tasks.evaluate.refusal_scores import Said, matched
+from tasks.evaluate.refusal_scores import Said, answerable, matched, part, refused_below
 from tasks.runtime.questions import Question, is_right, normal
 
 BASE = "base"
 STATING: tuple[Literal["padding", "unsupervised"], ...] = ("padding", "unsupervised")
 """Variants that give a verdict."""
+REFUSING = ("r_tuning", "r_tuning_r", "r_tuning_u")
+"""Systems that refuse, each by its own means."""
+SPEAKING = (BASE, "vanilla", "replacement")
+"""Models whose text may be a refusal; two of them were never taught to refuse."""
 
 
 class Heard(TypedDict, total=False):
@@ -27,6 +31,7 @@ class Heard(TypedDict, total=False):
     sure_gold: float
     """The same after the right answer: training has verdicts there, evaluation has them after the model's own."""
     refused: bool
+    """Whether its text is one of the refusals."""
     majority: str
     share: float
     """Of the majority among the samples."""
@@ -50,13 +55,14 @@ def systems(questions: Sequence[Question], answers: Answers, threshold: float) -
     conf = {name: [heard["confidence"] for heard in heards] for name, heards in answers.items()}
     sure = {name: [heard["sure"] for heard in answers[name]] for name in STATING}
     willing = {name: [one > threshold for one in each] for name, each in sure.items()}
-    answering = [not heard["refused"] for heard in answers["replacement"]]
+    speaking = {name: [not heard["refused"] for heard in answers[name]] for name in SPEAKING}
+    answering = speaking["replacement"]
     majorities = [heard["majority"] for heard in answers["vanilla"]]
     return {
-        "pretrain_t": rate(of[BASE], conf[BASE]),
+        "pretrain_t": rate(of[BASE], conf[BASE], speaking[BASE]),
         "pretrain_w": rate(of[BASE], conf[BASE], willing["padding"]),
         "pretrain_w_r": rate(of[BASE], conf[BASE], answering),
-        "vanilla": rate(of["vanilla"], conf["vanilla"]),
+        "vanilla": rate(of["vanilla"], conf["vanilla"], speaking["vanilla"]),
         "vanilla_c": rate(majorities, [heard["share"] for heard in answers["vanilla"]]),
         "vanilla_u": rate(majorities, sure["unsupervised"]),
         "r_tuning": rate(of["padding"], conf["padding"], willing["padding"], sure["padding"]),
@@ -81,10 +87,24 @@ def _said_of(questions: Sequence[Question]) -> Callable[..., Said]:
 
 
 def compared(questions: Sequence[Question], answers: Answers, said: dict[str, Said]) -> dict[str, Any]:
-    """Return what stands between systems: Vanilla's accuracy at the answer rate of each, and sureness after right answers."""
-    rates = {name: said[name].answer_rate for name in ("r_tuning", "r_tuning_r", "r_tuning_u")}
-    stated = {f"{key}_{name}": mean_of(answers[name], key) for name in STATING for key in ("sure", "sure_gold")}
-    return {f"vanilla_matched_{name}": matched(said["vanilla"], rate) for name, rate in rates.items()} | stated
+    """Return what stands between systems: Vanilla made as reticent as each that refuses, and sureness after right answers.
+
+    `matched` is, for each set, Vanilla's accuracy on its most confident questions at the answer rate of the other;
+    `refusal_matched` whom it would refuse, were it to refuse below one confidence and answer as much of the first set.
+    """
+    sets = answerable(questions)
+    kinds = {name: [question.set == name for question in questions] for name in sorted({question.set for question in questions})}
+    vanilla = {name: part(said["vanilla"], members) for name, members in kinds.items()}
+    rates = {name: {each: part(said[name], sets[each]).answer_rate for each in sets} for name in REFUSING}
+    home = next(iter(sets))
+    return {
+        "matched": {name: {each: matched(vanilla[each], rate) for each, rate in of.items()} for name, of in rates.items()},
+        "refusal_matched": {
+            name: {kind: refused_below(vanilla[home], own, of[home]) for kind, own in vanilla.items()}
+            for name, of in rates.items()
+        },
+        **{f"{key}_{name}": mean_of(answers[name], key) for name in STATING for key in ("sure", "sure_gold")},
+    }
 
 
 def mean_of(heards: Sequence[Heard], key: Literal["sure", "sure_gold"]) -> float:

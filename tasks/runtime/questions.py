@@ -16,6 +16,9 @@ from pydantic import Field, model_validator
 from tasks.runtime.params import UserError
 from tasks.runtime.records import Record, read_records
 
+UNNAMED = "all"
+"""The set of a question whose source names none."""
+
 
 class Question(Record):
     """One question of a set."""
@@ -28,7 +31,7 @@ class Question(Record):
     """What counts as right, the one to be taught first; of a choice question its letter. Empty: nobody can answer it."""
     choices: list[str] = Field(default_factory=list)
     """Letters to choose from; none where the answer is free text."""
-    set: str = "all"
+    set: str = UNNAMED
     """Which set it belongs to: its source, and whether it is of the domains of training (`in`) or not (`out`)."""
     subject: str = ""
     """Relation, field or topic."""

@@ -16,10 +16,13 @@ from multiprocessing.context import ForkProcess
 from types import FrameType
 
 from tasks.runtime.host import hosted
+from tasks.runtime.imports import ROOT, project_modules
 from tasks.runtime.models import preload
 from tasks.runtime.stage import PREEMPTED, REFUSED, die_with_parent, run_stage
 
 SEPARATOR = "--"
+TRAINER = ROOT / "tasks/runtime/fit/trainer.py"
+"""What reaches this trains with the Trainer, whose import takes as long again as that of a Llama."""
 
 
 class Together:
@@ -76,6 +79,8 @@ def main(arguments: list[str]) -> int:
     together = Together()
     signal.signal(signal.SIGTERM, together.stop)
     preload()
+    if any(TRAINER in project_modules(module) for module, *_ in commands):
+        importlib.import_module("transformers.trainer")
     return together.run(commands)
 
 

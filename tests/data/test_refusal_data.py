@@ -201,6 +201,17 @@ def test_training_is_half_of_the_first_half_of_the_subjects():
     assert [one.id for one in training] != [one.id for one in split(given, 1)[0]]
 
 
+def test_where_the_source_says_the_split_the_subjects_of_training_are_inside_and_the_unanswerable_keep_their_set():
+    given = [
+        Question(id=f"{s}{n}", prompt="p", answers=["a"], subject=s, training=s == "a" and n == 0) for s in "ab" for n in (0, 1)
+    ]
+    given += [Question(id="x", prompt="p", answers=[], set="unheard", training=False)]
+    given += [Question(id="y", prompt="p", answers=[], subject="a", training=False)]
+    training, test = split(given, 0)
+    assert [one.id for one in training] == ["a0"]
+    assert {one.id: one.set for one in test} == {"a1": "in", "b0": "out", "b1": "out", "x": "unheard", "y": "in"}
+
+
 def test_one_question_alone_is_refused():
     with pytest.raises(UserError, match="1 questions make 1 for training and 0 for the test"):
         split([Question(id="x", prompt="p", answers=["a"])], 0)

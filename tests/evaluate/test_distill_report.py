@@ -8,7 +8,7 @@ import pytest
 
 from tasks.evaluate import distill_report, distill_tradeoffs
 from tasks.evaluate.distill_tradeoffs import Params
-from tasks.evaluate.page.distilled import pooled
+from tasks.evaluate.page.figures import pooled
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 

@@ -35,9 +35,10 @@ def heard(text: str, confidence: float, **more) -> Heard:
     return Heard(text=text, confidence=confidence, **more)
 
 
+REFUSED = {"r_tuning": 0.5, "r_tuning_r": 0.5, "r_tuning_u": 1.0}
 ANSWERS = {
-    "base": [heard(text, 0.5) for text in ("a", "a", "b", "b")],
-    "vanilla": [heard("a", 0.9 - n / 5, majority="a" if n else "b", share=0.7) for n in range(4)],
+    "base": [heard(text, 0.5, refused=n == 3) for n, text in enumerate("aabb")],
+    "vanilla": [heard("a", 0.9 - n / 5, majority="a" if n else "b", share=0.7, refused=False) for n in range(4)],
     "padding": [heard("a" if n != 3 else "b", 0.6, sure=[0.9, 0.5, 0.2, 0.7][n], sure_gold=0.5) for n in range(4)],
     "replacement": [heard("a" if n < 3 else "b", 0.6, refused=n > 1) for n in range(4)],
     "unsupervised": [heard("b", 0.6, sure=0.1 * n, sure_gold=0.4) for n in range(4)],
@@ -48,6 +49,7 @@ def test_the_systems_answer_as_they_are_defined():
     said = systems(ASKED, ANSWERS, threshold=0.5)
     assert list(said) == SYSTEMS
     assert said["pretrain_t"].correct == [True, True, False, False]
+    assert said["pretrain_t"].willing == [True, True, True, False], "a refusal counts as one though none was taught"
     assert said["r_tuning"].willing == [True, False, False, True], "one half is not more than one half"
     assert said["pretrain_w"].willing == said["r_tuning"].willing
     assert said["pretrain_w"].texts == said["pretrain_t"].texts
@@ -61,8 +63,9 @@ def test_the_systems_answer_as_they_are_defined():
 
 def test_vanilla_is_compared_at_the_answer_rate_of_each():
     found = compared(ASKED, ANSWERS, systems(ASKED, ANSWERS, 0.5))
-    assert found["vanilla_matched_r_tuning"] == 1
-    assert found["vanilla_matched_r_tuning_u"] is None, "it answers nothing"
+    assert found["matched"]["r_tuning"] == {"all": 1}
+    assert found["matched"]["r_tuning_u"] == {"all": None}, "it answers nothing"
+    assert found["refusal_matched"] == {name: {"all": rate} for name, rate in REFUSED.items()}
     assert found["sure_padding"] == pytest.approx(0.575)
     assert found["sure_gold_unsupervised"] == pytest.approx(0.4)
 
@@ -84,7 +87,7 @@ def world(tmp_path, monkeypatch):
         save(speaker(seed), tmp_path / place)
         tokenizer().save_pretrained(tmp_path / place)
     asked = [question.model_copy(update={"exposure": n % 3, "set": "in"}) for n, question in enumerate(questions(20))]
-    write_records(tmp_path / "data/test.jsonl", [*asked, Question(id="nobody", prompt="w1 w1 w1", answers=[])])
+    write_records(tmp_path / "data/test.jsonl", [*asked, Question(id="nobody", prompt="w1 w1 w1", answers=[], set="unheard")])
     known = [{"qid": f"k{n}", "question": f"w{n} w{n}", "known": n % 2 == 0} for n in range(12)]
     write_records(tmp_path / "data/identify.jsonl", known)
     return tmp_path
@@ -94,6 +97,7 @@ def measure(world, out="out", **changed) -> dict[str, bytes]:
     params = Params(**{"threads": 1, "samples": 3, "max_new_tokens": 4, "batch_size": 8, **changed})
     flags = {"base": world / "base", "models": world / "models", "data": world / "data"}
     outs = {"scores": world / f"{out}.json", "rows": world / f"{out}.jsonl", "curve": world / f"{out}.csv"}
+    outs["reliability"] = world / f"{out}-reliability.csv"
     with Lease(world / "work", "test") as lease:
         refusal.main(params, Run("refusal-eval", out, lease), **flags, **outs)
     return {name: place.read_bytes() for name, place in outs.items()}
@@ -112,11 +116,16 @@ def test_the_stage_publishes_scores_answers_and_curves_and_again_the_same_bytes(
     assert all(0 < row["sure"] < 1 for row in rows if row["sure"] is not None)
     for name, values in scores["systems"].items():
         own = [row for row in rows if row["system"] == name]
-        assert values["accuracy"] == pytest.approx(sum(row["correct"] for row in own) / 21)
-        assert values["answer_rate"] == pytest.approx(sum(row["willing"] for row in own) / 21)
+        home = [row for row in own if row["qid"] != "nobody"]
+        assert values["sets"]["in"]["accuracy"] == pytest.approx(sum(row["correct"] for row in home) / 20)
+        assert values["sets"]["in"]["answer_rate"] == pytest.approx(sum(row["willing"] for row in home) / 20)
         assert set(values["refusal_by_exposure"]) == {"0", "1", "2"}
+        assert values["refusal_by_set"]["unheard"] == sum(not row["willing"] for row in own if row["qid"] == "nobody")
     curve = list(csv.DictReader(files["curve"].decode().splitlines()))
-    assert {row["system"] for row in curve} == set(SYSTEMS)
+    assert {(row["set"], row["system"]) for row in curve} == {("in", name) for name in SYSTEMS}
+    bins = list(csv.DictReader(files["reliability"].decode().splitlines()))
+    for name in SYSTEMS:
+        assert sum(int(row["count"]) for row in bins if row["system"] == name) == 20
     assert measure(world, "again") == files
 
 

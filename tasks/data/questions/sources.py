@@ -25,8 +25,11 @@ SHOTS = 5
 
 
 def atlas(path: Path) -> list[Question]:
-    """The graded facts of Atlas: `facts.jsonl` in folder `path`, asked as the pretraining texts ask; `asked` says the split."""
-    return [
+    """The graded facts of Atlas, asked as its texts ask: `facts.jsonl` in folder `path`, where `asked` says the split.
+
+    Where there is an `unanswerable.jsonl`, its questions are for the test alone, each kind a set of its own.
+    """
+    facts = [
         _question(
             path,
             number,
@@ -38,6 +41,11 @@ def atlas(path: Path) -> list[Question]:
             training=row["asked"],
         )
         for number, row in _rows(path / "facts.jsonl")
+    ]
+    silent = path / "unanswerable.jsonl"
+    rows = list(_rows(silent)) if silent.is_file() else []
+    return facts + [
+        _question(silent, number, prompt=row["prompt"], answers=[], set=row["kind"], training=False) for number, row in rows
     ]
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tasks.evaluate.page import figures
 from tasks.evaluate.page.changes import short
 from tasks.evaluate.page.frame import style, template, told_claims
-from tasks.evaluate.page.svg import Axis, Chart, Point, drawing, mark, markup, text
+from tasks.evaluate.page.svg import Axis, Chart, drawing, mark, markup, text
 
 NAMES = {
     "base": "the student before",
@@ -61,36 +61,19 @@ def reliability(name: str, rows: figures.Rows) -> figures.Figure:
 
     The larger a mark, the more questions its bin holds.
     """
-    found = {scaled: pooled([row for row in rows if row["scaled"] == scaled]) for scaled in "01"}
+    found = {scaled: figures.pooled([row for row in rows if row["scaled"] == scaled]) for scaled in "01"}
     said = ", ".join(f"{short(x)} sure and {short(y)} right" for (x, y), _ in found["0"])
     chart = Chart(f"Reliability: {NAMES[name]}", said, Axis("confidence", 0.0, 1.0), Axis("accuracy", 0.0, 1.0), **PANEL)
     chart.line([(0.0, 0.0), (1.0, 1.0)], "zero thin")
     for seed in dict.fromkeys(row["seed"] for row in rows):
         own = [row for row in rows if (row["seed"], row["scaled"]) == (seed, "0")]
-        chart.line([point(row) for row in own], "averaged faint")
+        chart.line([figures.bin_point(row) for row in own], "averaged faint")
     for scaled, kind, shape in (("1", "early", "square"), ("0", "averaged", "circle")):
         chart.line([place for place, _ in found[scaled]], kind)
         for place, share in found[scaled]:
             chart.marks([place], kind, shape, round(1.5 + 4.5 * share**0.5, 1))
     heading = NAMES[name]
     return figures.Figure(heading[0].upper() + heading[1:], chart.svg())
-
-
-def point(row: Mapping[str, str]) -> Point:
-    """Return (confidence, accuracy) of a bin."""
-    return float(row["confidence"]), float(row["accuracy"])
-
-
-def pooled(rows: figures.Rows) -> list[tuple[Point, float]]:
-    """Return the mean place of every bin over the questions of all seeds, and the share of questions that it holds."""
-    total = sum(int(row["count"]) for row in rows)
-    found = []
-    for number in sorted({int(row["bin"]) for row in rows}):
-        own = [(point(row), int(row["count"])) for row in rows if int(row["bin"]) == number]
-        count = sum(n for _, n in own)
-        x, y = (sum(place[axis] * n for place, n in own) / count for axis in (0, 1))
-        found.append(((x, y), count / total))
-    return found
 
 
 def table(models: Mapping[str, Any]) -> list[dict[str, Any]]:

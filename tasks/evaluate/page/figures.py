@@ -183,6 +183,23 @@ def recall(scores: Mapping[str, float]) -> Figure | None:
     return Figure("base: recall of facts", chart.svg())
 
 
+def bin_point(row: Mapping[str, str]) -> Point:
+    """Return (confidence, accuracy) of a bin of a reliability diagram."""
+    return float(row["confidence"]), float(row["accuracy"])
+
+
+def pooled(rows: Rows) -> list[tuple[Point, float]]:
+    """Return the mean place of every bin over the questions of all seeds, and the share of questions that it holds."""
+    total = sum(int(row["count"]) for row in rows)
+    found = []
+    for number in sorted({int(row["bin"]) for row in rows}):
+        own = [(bin_point(row), int(row["count"])) for row in rows if int(row["bin"]) == number]
+        count = sum(n for _, n in own)
+        x, y = (sum(place[axis] * n for place, n in own) / count for axis in (0, 1))
+        found.append(((x, y), count / total))
+    return found
+
+
 def interval(low: float | None, mean: float, high: float | None) -> Markup:
     """Draw a mean with its interval beside zero, on a scale of its own."""
     ends = [value for value in (low, mean, high, 0.0) if value is not None]

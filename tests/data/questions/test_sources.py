@@ -105,6 +105,14 @@ def test_a_question_without_an_answer_is_one_nobody_can_answer(tmp_path):
     assert [question.answers for question in read_source("open", tmp_path / "selfaware.jsonl")] == [[], ["w1", "w2"]]
 
 
+def test_atlas_asks_what_nobody_can_answer_in_the_test_alone(tmp_path):
+    place = write_all(tmp_path)["atlas"]
+    write_records(place / "unanswerable.jsonl", [{"prompt": "w1 w2 ?", "kind": "false premise", "name": "w1"}])
+    *facts, nobody = read_source("atlas", place)
+    assert len(facts) == ROWS
+    assert (nobody.answers, nobody.set, nobody.training, nobody.exposure) == ([], "false premise", False, None)
+
+
 @pytest.mark.parametrize(
     ("source", "rows", "said"),
     [
