@@ -46,6 +46,11 @@ class Row:
         return sum(len(continuation) - 1 for continuation in self.continuations)
 
     @property
+    def longest(self) -> int:
+        """Tokens of its longest request, were it alone in a row."""
+        return len(self.context) + max(map(len, self.continuations)) - 1
+
+    @property
     def forked(self) -> bool:
         """Whether more than one continuation stands behind the context, so that a plain causal mask would be wrong."""
         return sum(len(continuation) > 1 for continuation in self.continuations) > 1
@@ -78,7 +83,8 @@ def loglikelihoods(
 ) -> list[Scored]:
     """Return, for every (context, continuation), the continuation's summed log-probability and whether it is greedy.
 
-    Equal for every `batch_size` and order of the requests up to rounding. `progress` counts requests. Puts the model in eval
+    Equal for every `batch_size` and order of the requests up to rounding; `batch_size` is what lm-eval means by it, requests with
+    their contexts side by side, as a measure of memory. `progress` counts requests. Puts the model in eval
     mode. Raises UserError for a continuation that has no token, or more than the model's context.
     """
     return score_tokens(model, encode_pairs(tokenizer, requests), batch_size=batch_size, progress=progress)
@@ -181,13 +187,18 @@ def _rows(pairs: Sequence[Encoded], context: int, share: bool) -> list[Row]:
 
 
 def _batches(rows: Sequence[Row], batch_size: int) -> Iterator[list[Row]]:
-    """Yield rows of like length with `batch_size` requests together, a row whole, and rows that need a mask apart from others."""
+    """Yield rows of like length, those that need a mask apart from others, a row whole.
+
+    A batch has no more tokens than `batch_size` requests of its longest would have, each with its context: four choices of one
+    letter cost what one does, so that sixteen questions go together where a batch of sixteen requests would hold four.
+    """
     batch: list[Row] = []
+    longest = 0
     for row in rows:
-        requests = sum(len(member.numbers) for member in batch)
-        if batch and (requests + len(row.numbers) > batch_size or row.forked != batch[0].forked):
+        longest = max(longest, row.longest)
+        if batch and ((len(batch) + 1) * batch[0].length > batch_size * longest or row.forked != batch[0].forked):
             yield batch
-            batch = []
+            batch, longest = [], row.longest
         batch.append(row)
     if batch:
         yield batch

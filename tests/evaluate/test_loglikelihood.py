@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tasks.evaluate.loglikelihood import _rows, encode_pairs, loglikelihoods, score_tokens
+from tasks.evaluate.loglikelihood import _batches, _rows, encode_pairs, loglikelihoods, score_tokens
 from tasks.runtime.models import load_causal
 from tasks.runtime.params import UserError
 from tests.tiny import SHAPE, WORDS, llama, word_tokenizer
@@ -93,6 +93,17 @@ def test_choices_share_their_context():
     [row] = _rows(pairs, CONTEXT, share=True)
     assert (row.length, sorted(row.numbers), row.forked) == (13, [0, 1, 2], True)
     assert sorted(row.length for row in _rows(pairs, CONTEXT, share=False)) == [10, 11, 12]
+
+
+def test_a_batch_holds_as_many_tokens_as_its_requests_would_alone():
+    """Sixteen questions of four one-token choices are sixteen rows; choices of many tokens take the room they need."""
+    letters = [([4 + question, 5, 6, 7], [choice]) for question in range(32) for choice in range(8, 12)]
+    assert [len(batch) for batch in _batches(_rows(letters, CONTEXT, share=True), 16)] == [16, 16]
+    texts = [([4 + question, 5, 6, 7], [choice] * 5) for question in range(8) for choice in range(8, 12)]
+    [row, *_] = _rows(texts, CONTEXT, share=True)
+    assert (row.length, row.longest) == (20, 8)
+    assert [len(batch) for batch in _batches(_rows(texts, CONTEXT, share=True), 16)] == [6, 2]
+    assert all(len(batch) == 1 for batch in _batches(_rows(texts, CONTEXT, share=True), 1)), "a row stays whole"
 
 
 def test_only_what_predicts_a_continuation_meets_the_output_layer():
