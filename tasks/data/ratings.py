@@ -58,6 +58,8 @@ class Params(StageParams):
     """Prompts for RLHF."""
     heldout: int = Field(64, ge=2, le=10_000)
     """Prompts for measuring."""
+    validation: int = Field(64, ge=2, le=10_000)
+    """Prompts for choosing what a rival needs chosen, apart from those for measuring."""
     samples: int = Field(8, ge=2, le=256)
     """Answers to each held-out prompt of which the oracle picks one."""
 
@@ -73,6 +75,7 @@ def main(params: Params, run: Run, *, out: Out, scores: Out) -> None:
     files["sft"] = conversations(rng, prompts(rng, params.sft, taken))
     files["ratings"] = rated(rng, prompts(rng, params.rated, taken), params.noise)
     files["ratings-test"] = rated(rng, prompts(rng, params.heldout_rated, taken), params.noise)
+    files["validation"] = [{"prompt": text} for text in prompts(rng, params.validation, taken)]
     with publish(out) as draft:
         for name, rows in files.items():
             write_records(draft / f"{name}.jsonl", rows)

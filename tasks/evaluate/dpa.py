@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from tasks.evaluate import rival
 from tasks.evaluate.front import hypervolume
 from tasks.runtime.directions import ATTRIBUTES, along, conditioned, told
 from tasks.runtime.models import load_causal, on_device, preload, set_determinism
@@ -68,9 +69,13 @@ class Task:
     run: Run
     policy: Path
     dpa: Path
-    baselines: dict[str, Path]
+    scalar: Path
+    dpo: dict[str, Path]
+    """DPO's runs by learning rate."""
     reward: Path
     prompts: Sequence[str]
+    validation: Sequence[str]
+    """Prompts on which DPO's rate is chosen."""
     wishes: Wishes
 
     def place(self, seed: int) -> Path:
@@ -81,17 +86,27 @@ class Task:
 def main(
     params: Params, run: Run, *, policy: In, dpa: In, scalar: In, dpo: In, reward: In, sets: In, scores: Out, curve: Out
 ) -> None:
-    """Measure the policy before DPA, every round of `dpa` and the last rounds of both baselines, on `sets`/heldout.jsonl."""
+    """Measure the policy before DPA, every round of `dpa` and the last rounds of both baselines, on `sets`/heldout.jsonl.
+
+    Below `dpo` stands one run for each learning rate; the one that is reported is chosen on `sets`/validation.jsonl.
+    """
     check_angles(params)
     preload()
-    prompts = [record.prompt for record in read_records(sets / "heldout.jsonl", Prompt)]
-    task = Task(params, run, policy, dpa, {"scalar": scalar, "dpo": dpo}, reward, prompts, load_wishes(sets))
+    heldout, validation = (
+        [record.prompt for record in read_records(sets / f"{name}.jsonl", Prompt)] for name in ("heldout", "validation")
+    )
+    task = Task(params, run, policy, dpa, scalar, rival.rates(dpo), reward, heldout, validation, load_wishes(sets))
     seeds = sorted(int(place.name) for place in dpa.iterdir() if place.name.isdigit())
     run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
     for_each_seed(partial(measure_seed, task), seeds, params.threads)
     found = {seed: json.loads(task.place(seed).read_text(encoding="utf-8")) for seed in seeds}
+    swept = rival.table((each["sweep"] for each in found.values()), params.baseline_angle)
+    chosen = rival.choose(swept)
+    for each in found.values():
+        each["dpo"] = each["sweep"][chosen]["heldout"]
     publish_curve(curve, [{"seed": seed, **row} for seed in seeds for row in found[seed]["rows"]])
-    publish_json(scores, summary({str(seed): judge_seed(found[seed], params) for seed in seeds}, params))
+    judged = summary({str(seed): judge_seed(found[seed], params) for seed in seeds}, params)
+    publish_json(scores, {**judged, "dpo_rate": float(chosen), "dpo_rates": swept})
     run.checkpoints.clear()
 
 
@@ -110,11 +125,18 @@ def measure_seed(task: Task, seed: int) -> None:
     rows: list[Row] = []
     for number, folder in enumerate([task.policy, *rounds(task.dpa / str(seed))]):
         rows += [{"round": number, **row} for row in front(task, rater, folder, task.params.angles, seed)]
-    found: dict[str, Any] = {"rows": rows}
-    for name, place in task.baselines.items():
-        last = rounds(place / str(seed))[-1]
-        found[name] = front(task, rater, last, [task.params.baseline_angle], seed)[0]
+    found: dict[str, Any] = {"rows": rows, "scalar": alone(task, rater, task.scalar, seed)}
+    apart = replace(task, prompts=task.validation)
+    found["sweep"] = {
+        rate: {"validation": alone(apart, rater, place, seed), "heldout": alone(task, rater, place, seed)}
+        for rate, place in task.dpo.items()
+    }
     task.place(seed).write_text(json.dumps(found), encoding="utf-8")
+
+
+def alone(task: Task, rater: Rater, runs: Path, seed: int) -> Row:
+    """Return the row of a baseline's last round at the one angle it was trained for."""
+    return front(task, rater, rounds(runs / str(seed))[-1], [task.params.baseline_angle], seed)[0]
 
 
 def rounds(folder: Path) -> list[Path]:

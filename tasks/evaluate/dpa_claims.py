@@ -48,7 +48,7 @@ DPA: tuple[Claim, ...] = (
     Claim(
         paper=PAPER,
         claim="A steered policy lies above DPO.",
-        metric="true reward at the direction's angle: DPA minus DPO on the same answers at equal compute",
+        metric="true reward at the direction's angle: DPA minus DPO at equal compute, its rate chosen on other prompts",
         direction="up",
         published="about 4.5 helpfulness above DPO at its verbosity (figure)",
         stage=STAGE,

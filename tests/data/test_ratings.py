@@ -11,7 +11,7 @@ from tasks.runtime.directions import ATTRIBUTES, system_prompt
 from tasks.runtime.models import load_tokenizer
 from tasks.runtime.params import UserError
 
-SMALL = {"sft": 400, "rated": 300, "heldout_rated": 40, "prompts": 30, "heldout": 20}
+SMALL = {"sft": 400, "rated": 300, "heldout_rated": 40, "prompts": 30, "heldout": 20, "validation": 10}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,9 @@ def rows(made, name):
 
 
 def test_no_set_of_wishes_stands_in_two_files(made):
-    asked = [row["prompt"] for name in ("heldout", "prompts", "ratings", "ratings-test") for row in rows(made, name)]
+    asked = [
+        row["prompt"] for name in ("heldout", "prompts", "ratings", "ratings-test", "validation") for row in rows(made, name)
+    ]
     asked += [row["messages"][1]["content"] for row in rows(made, "sft")]
     assert len({frozenset(prompt.split()) for prompt in asked}) == len(asked) == sum(SMALL.values())
     assert all(FEWEST <= len(prompt.split()) <= MOST for prompt in asked)

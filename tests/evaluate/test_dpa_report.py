@@ -32,7 +32,8 @@ def told(tmp_path):
     own = {seed: rows(10 + int(seed)) for seed in "012"}
     alone = {"angle": 0.0, "helpfulness": 55.0, "verbosity": 50.0}
     judged = {seed: judge_seed({"rows": found, "scalar": alone, "dpo": alone}, params) for seed, found in own.items()}
-    publish_json(tmp_path / "evaluation.json", summary(judged, params))
+    swept = {rate: {"validation": 60.0, "heldout_model": 61.0, "heldout_true": 55.0} for rate in ("1e-05", "0.0001")}
+    publish_json(tmp_path / "evaluation.json", {**summary(judged, params), "dpo_rate": 1e-5, "dpo_rates": swept})
     publish_curve(tmp_path / "rows.csv", [{"seed": seed, **row} for seed, found in own.items() for row in found])
     places = {"evaluation": tmp_path / "evaluation.json", "rows": tmp_path / "rows.csv"}
     main(Params(title="A <b>"), None, **places, claims=tmp_path / "claims.json", page=tmp_path / "index.html")
@@ -55,7 +56,7 @@ def test_the_page_shows_the_front_by_angle_and_the_table_and_runs_nothing(told):
     assert "<script" not in page
     assert page.count("<svg") >= 2 + 4 + 1
     assert page.count("<b>") >= 2 * len(ANGLES)
-    for said in ("-45°", "45°", "scalar RAFT", "The front by the truth", "By the reward model"):
+    for said in ("0.0001", "-45°", "45°", "scalar RAFT", "The front by the truth", "By the reward model"):
         assert said in page
 
 

@@ -27,6 +27,7 @@ def render(title: str, evaluation: Mapping[str, Any], rows: figures.Rows, claims
         length=by_angle(rows),
         tables=[(JUDGES[judge], table(evaluation, judge)) for judge in JUDGES],
         angles=evaluation["angles"],
+        rates=[(rate, float(rate) == evaluation["dpo_rate"], values) for rate, values in evaluation["dpo_rates"].items()],
         claims=told_claims(claims["claims"]),
         counts=claims,
     )
