@@ -35,7 +35,7 @@ def _is_rate(name: str) -> bool:
 
 
 def table(sweeps: Iterable[Sweep], angle: float) -> dict[str, dict[str, float]]:
-    """Return for each rate the mean over seeds of the reward at `angle`: by the model for the validation prompts, both ways held out."""
+    """Return for each rate the mean over seeds of the reward at `angle`: by the model on validation, both ways held out."""
     seeds = list(sweeps)
     return {
         rate: {

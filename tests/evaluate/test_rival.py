@@ -11,7 +11,7 @@ def row(model, true):
 
 
 def test_the_validation_prompts_choose_whatever_is_reported():
-    """At 0 degrees the reward is the helpfulness. The rate that is best on the reported prompts, and by the truth, is not taken."""
+    """At 0 degrees the reward is the helpfulness. The best rate on the reported prompts, and by the truth, is not taken."""
     seeds = [
         {
             "1e-05": {"validation": row(60, 0), "heldout": row(10, 10)},
