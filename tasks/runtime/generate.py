@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from tasks.runtime.models import encode_prompt
 from tasks.runtime.params import UserError
 from tasks.runtime.progress import Progress
+from tasks.runtime.shaping import Shaping, nucleus, penalised, seen_in
 
 if TYPE_CHECKING:
     import torch
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
+PLAIN = Shaping()
 COMPACT_BELOW = 0.8
 """Finished rows are dropped once this share of a batch is left: dropping copies the cache, keeping them computes for nothing."""
 
@@ -88,17 +90,21 @@ def generate_ids(
     encoded: Sequence[list[int]],
     *,
     max_new_tokens: int,
-    temperature: float,
+    temperature: float | Sequence[float],
     samples: int = 1,
     seed: int,
     batch_size: int,
     progress: Progress | None = None,
     numbers: Sequence[int] | None = None,
+    shaping: Shaping = PLAIN,
 ) -> list[list[Drawn]]:
     """Return, for prompts given as token ids, the token ids that `generate` decodes: what was drawn, not what its text reads as.
 
     `numbers` are the numbers of the prompts in a longer list of which these are a share; their samples are then drawn as there.
+    `temperature` may be one for each prompt, all above 0.
     """
+    import torch
+
     _check_context(model, encoded, max_new_tokens)
     numbers = range(len(encoded)) if numbers is None else numbers
     rows = [Row(prompt, sample) for prompt in range(len(encoded)) for sample in range(samples)]
@@ -110,7 +116,9 @@ def generate_ids(
         batch = rows[start : start + batch_size]
         streams = [Row(numbers[row.prompt], row.sample) for row in batch]
         noise = uniforms(seed, streams, max_new_tokens) if temperature else None
-        completions = _complete(model, [encoded[row.prompt] for row in batch], max_new_tokens, temperature, noise, stop)
+        heat_B = torch.tensor([_of(temperature, row.prompt) for row in batch], dtype=torch.float64, device=model.device)
+        prompts = [encoded[row.prompt] for row in batch]
+        completions = _complete(model, prompts, max_new_tokens, heat_B, noise, stop, shaping)
         for row, completion in zip(batch, completions, strict=True):
             found[row.prompt][row.sample] = completion
         if progress:
@@ -127,16 +135,24 @@ def uniforms(seed: int, rows: Sequence[Row], steps: int) -> torch.Tensor:
     return torch.from_numpy(numpy.stack([numpy.random.Generator(stream).random(steps) for stream in streams]))
 
 
-def draw(logits_BV: torch.Tensor, temperature: float, noise_B: torch.Tensor | None) -> torch.Tensor:
+def _of(temperature: float | Sequence[float], prompt: int) -> float:
+    return temperature if isinstance(temperature, int | float) else temperature[prompt]
+
+
+def draw(
+    logits_BV: torch.Tensor, temperature: float | torch.Tensor, noise_B: torch.Tensor | None, top_p: float = 1.0
+) -> torch.Tensor:
     """Return one token a row: the likeliest without noise, else the inverse of the cumulative distribution at the row's noise.
 
-    Among equally likely tokens the lowest id wins. Sums run in float64, so that a draw moves only with its logits.
+    `temperature` may be one for each row, shape (rows, 1); `top_p` leaves the nucleus only. Among equally likely tokens the
+    lowest id wins. Sums run in float64, so that a draw moves only with its logits.
     """
     import torch
 
     if noise_B is None:
         return logits_BV.argmax(-1)
-    cumulative_BV = torch.softmax(logits_BV.double() / temperature, -1).cumsum(-1)
+    probability_BV = torch.softmax(logits_BV.double() / temperature, -1)
+    cumulative_BV = (probability_BV if top_p >= 1 else nucleus(probability_BV, top_p)).cumsum(-1)
     target_B1 = (noise_B.to(logits_BV.device) * cumulative_BV[:, -1])[:, None]
     return torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1).clamp_(max=logits_BV.shape[1] - 1)
 
@@ -145,9 +161,10 @@ def _complete(
     model: PreTrainedModel,
     prompts: list[list[int]],
     steps: int,
-    temperature: float,
+    heat_B: torch.Tensor,
     noise_BS: torch.Tensor | None,
     stop: torch.Tensor,
+    shaping: Shaping,
 ) -> list[Drawn]:
     """Return the new tokens of each row; equal prompts standing together are encoded once."""
     import torch
@@ -155,9 +172,10 @@ def _complete(
     completions: list[list[int]] = [[] for _ in prompts]
     stops: dict[int, int] = {}
     with torch.inference_mode():
-        batch = _Batch(model, prompts, steps)
+        batch = _Batch(model, prompts, steps, shaping.repetition_penalty)
         for step in range(steps):
-            token_B = draw(batch.logits_BV, temperature, None if noise_BS is None else noise_BS[batch.rows, step])
+            noise_B = None if noise_BS is None else noise_BS[batch.rows, step]
+            token_B = draw(batch.shaped(), heat_B[batch.rows, None], noise_B, shaping.top_p)
             going_B = ~torch.isin(token_B, stop) & batch.going_B
             for row, token, going in zip(batch.rows, token_B.tolist(), going_B.tolist(), strict=True):
                 if going:
@@ -174,7 +192,7 @@ def _complete(
 class _Batch:
     """The rows being continued: their cache, the logits of their next token, and which of them have not met a stop token."""
 
-    def __init__(self, model: PreTrainedModel, prompts: list[list[int]], steps: int) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: list[list[int]], steps: int, penalty: float) -> None:
         """Encode the prompts, left-padded to one length, each run of equal ones once; leave room for `steps` more tokens."""
         import torch
 
@@ -201,6 +219,13 @@ class _Batch:
         self.position_B = self.mask_BT.sum(1)
         self.going_B = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
         self.rows = list(range(len(prompts)))
+        self.penalty = penalty
+        if penalty != 1:
+            self.seen_BV = seen_in([ids for ids, _ in runs], self.logits_BV.shape[1], model.device)[owner]
+
+    def shaped(self) -> torch.Tensor:
+        """Return the logits of the next token, those of tokens that have been said lowered by the penalty."""
+        return self.logits_BV if self.penalty == 1 else penalised(self.logits_BV, self.seen_BV, self.penalty)
 
     def advance(self, token_B: torch.Tensor) -> None:
         """Feed one token to every row, after dropping the finished rows if they are many."""
@@ -208,6 +233,8 @@ class _Batch:
 
         if self.going_B.float().mean() < COMPACT_BELOW:
             token_B = self._drop_finished(token_B)
+        if self.penalty != 1:
+            self.seen_BV[range(len(token_B)), token_B] = True
         self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones(len(self.rows), 1)], 1)
         out = self.model(
             token_B[:, None],
@@ -226,6 +253,8 @@ class _Batch:
         select(self.cache, keep)
         self.rows = [self.rows[index] for index in keep.tolist()]
         self.mask_BT, self.position_B, self.going_B = self.mask_BT[keep], self.position_B[keep], self.going_B[keep]
+        if self.penalty != 1:
+            self.seen_BV = self.seen_BV[keep]
         return token_B[keep]
 
 
