@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tasks.prove.checker import Checker, CheckerSettings, open_checker
+from tasks.prove.checker import CheckerSettings, open_checker
 from tasks.prove.rounds import Course, course_scores, write_proofs
 from tasks.prove.sampling import Prover, SamplingParams
 from tasks.runtime.checkpoint import Checkpoints

@@ -144,15 +144,11 @@ def batches(
     params: SamplingParams,
     round_: int,
 ) -> list[Batch]:
-    """Return the batches of a theorem in one round: `samples` proofs in all, each batch with examples and a temperature of its own.
+    """Return the batches of a theorem in one round: `samples` proofs in all, each batch with its own examples and temperature.
 
     The theorem itself is never an example, by its name or by what it states.
     """
-    allowed = [
-        number
-        for number, one in enumerate(pool)
-        if one.Name != theorem.Name and one.proposition != theorem.proposition
-    ]
+    allowed = [number for number, one in enumerate(pool) if one.Name != theorem.Name and one.proposition != theorem.proposition]
     found = []
     for place, start in enumerate(range(0, params.samples, params.batch)):
         draw = random.Random(f"{params.seed}/{round_}/{theorem.Name}/{place}")
