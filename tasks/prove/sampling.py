@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from tasks.runtime.generate import generate_ids
+from tasks.runtime.generate import Shaping, generate_ids
 from tasks.runtime.models import derive, load_causal, on_device
 from tasks.runtime.params import StageParams, UserError
-from tasks.runtime.shaping import Shaping
 from tasks.runtime.theorem_prompt import LAYOUT_FILE, Encoded, Layout, Posed, Renderer, load_layout, steps
 
 if TYPE_CHECKING:

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 from tasks.runtime.models import encode_prompt
 from tasks.runtime.params import UserError
 from tasks.runtime.progress import Progress
-from tasks.runtime.shaping import Shaping, nucleus, penalised, seen_in
 
 if TYPE_CHECKING:
     import torch
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-PLAIN = Shaping()
 COMPACT_BELOW = 0.8
 """Finished rows are dropped once this share of a batch is left: dropping copies the cache, keeping them computes for nothing."""
 
@@ -48,6 +46,20 @@ class Drawn:
     def actions(self) -> list[int]:
         """Every token that the policy chose, the stop token included."""
         return self.ids if self.stop is None else [*self.ids, self.stop]
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How the distribution of the next token is shaped, beside its temperature."""
+
+    top_p: float = 1.0
+    """Only the likeliest tokens that together reach this probability may be drawn (Holtzman et al., 2020); 1 leaves all."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens of the prompt and of the text so far are divided by it, negative ones multiplied (CTRL); 1 is none."""
+
+
+PLAIN = Shaping()
+"""The model's own distribution."""
 
 
 def generate(
@@ -155,6 +167,36 @@ def draw(
     cumulative_BV = (probability_BV if top_p >= 1 else nucleus(probability_BV, top_p)).cumsum(-1)
     target_B1 = (noise_B.to(logits_BV.device) * cumulative_BV[:, -1])[:, None]
     return torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1).clamp_(max=logits_BV.shape[1] - 1)
+
+
+def penalised(logits_BV: torch.Tensor, seen_BV: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Return logits in which the tokens of `seen_BV` (bool) are less likely, as Keskar et al. (2019), section 4.1, have it."""
+    import torch
+
+    return torch.where(seen_BV, torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)
+
+
+def nucleus(probability_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return probabilities with zero for every token outside the nucleus: the fewest likeliest ones that reach `top_p`.
+
+    Not normalised again. The likeliest token always stays; among equally likely ones the lowest id comes first.
+    """
+    import torch
+
+    sorted_BV, order_BV = probability_BV.sort(stable=True, dim=-1, descending=True)
+    before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    kept_BV = torch.where(before_BV < top_p, sorted_BV, 0.0)
+    return torch.zeros_like(probability_BV).scatter(-1, order_BV, kept_BV)
+
+
+def seen_in(prompts: list[list[int]], vocabulary: int, device: torch.device) -> torch.Tensor:
+    """Return which tokens of the vocabulary stand in each prompt, bool [prompts, vocabulary]."""
+    import torch
+
+    seen_PV = torch.zeros(len(prompts), vocabulary, dtype=torch.bool, device=device)
+    for row, ids in enumerate(prompts):
+        seen_PV[row, ids] = True
+    return seen_PV
 
 
 def _complete(

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor, TopPLogitsWarper
 
-from tasks.runtime.generate import generate_ids
-from tasks.runtime.shaping import Shaping, nucleus, penalised, seen_in
+from tasks.runtime.generate import Shaping, generate_ids, nucleus, penalised, seen_in
 from tests.tiny import llama, word_tokenizer
 
 LOGITS = st.lists(st.floats(-5, 5).filter(lambda x: x == 0 or abs(x) > 1e-3), min_size=3, max_size=12, unique=True)
