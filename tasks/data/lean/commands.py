@@ -35,6 +35,11 @@ _PLAIN_OPENER = {")": "(", "}": "{", "⟩": "⟨", "⦄": "⦃"}
 _WATCHED = _BRACKETS | RESERVED | LOCAL
 _DEEPEST = 16
 """How many open brackets a closing one may close at once: beyond that it is taken for a stray one."""
+_SIGNS = {"(": "(", ")": ")", "[": "[", "#[": "[", "]": "]", "{": "{", "}": "}", "⟨": "⟨", "⟩": "⟩", "⦃": "⦃", "⦄": "⦄"}
+"""The brackets that only group, each as one character."""
+_PAIR = r"\(\)|\[\]|\{\}|⟨⟩|⦃⦄"
+_GROUP = re.compile(r"\((?:P)*+\)|\[(?:P)*+\]|\{(?:P)*+\}|⟨(?:P)*+⟩|⦃(?:P)*+⦄".replace("P", _PAIR))
+"""Brackets, up to two deep, with nothing between them that matters."""
 _LINE = re.compile(r"^[^\s|})\]⟩·-]", re.MULTILINE)
 """A line that begins at the margin, with what may begin a command."""
 
@@ -129,9 +134,7 @@ class _Splitter:
         """Return where each command begins and its keyword stands."""
         tokens, opened = self.source.tokens, self.opened
         margin = self._margin()
-        indices = list(compress(count(), map(_WATCHED.__contains__, tokens)))
-        others = margin.union(self.source.blocks)
-        for index in sorted(indices + sorted(i for i in others if tokens[i] not in _WATCHED)):
+        for index in self._telling(margin):
             token = tokens[index]
             if token in CLOSING:
                 if opened and tokens[opened[-1]] == _PLAIN_OPENER.get(token):
@@ -145,6 +148,21 @@ class _Splitter:
                 opened.append(index)
         self._begin_at_the_end()
         return [start for start in self.found if self._is_command(start)]
+
+    def _telling(self, margin: set[int]) -> list[int]:
+        """Return the indices of the tokens that can matter; four brackets of five only group, and are left out."""
+        tokens = self.source.tokens
+        watched = list(compress(count(), map(_WATCHED.__contains__, tokens)))
+        others = margin.union(self.source.blocks)
+        watched = sorted(watched + sorted(i for i in others if tokens[i] not in _WATCHED))
+        signs = [_SIGNS.get(tokens[i], " ") for i in watched]
+        if "scoped[" in self.source.text:
+            signs = [" " if tokens[i - 1] == "scoped" else sign for i, sign in zip(watched, signs, strict=True)]
+        kept, start = [], 0
+        for group in _GROUP.finditer("".join(signs)):
+            kept += watched[start : group.start()]
+            start = group.end()
+        return kept + watched[start:]
 
     def _margin(self) -> set[int]:
         """Return the indices of the tokens at the very beginning of a line."""
