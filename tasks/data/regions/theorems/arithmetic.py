@@ -47,7 +47,7 @@ def product_order(source: Theorems, rng: random.Random, level: int) -> Instance:
 
 
 def _reordered(source: Theorems, rng: random.Random, level: int, sign: str, lemma: str, other: tuple[str, ...]) -> Instance:
-    count = rng.randint(3, 4) if level <= 3 else rng.randint(4, 5)
+    count = rng.randint(3 if level <= 3 else 4, 5)
     letters = alphabet(rng, source.alphabets, count)
     order, swaps = _swapped(rng, count, level)
     start = [letters[order.index(place)] for place in range(count)]
