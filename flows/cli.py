@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,12 @@ app = typer.Typer(
 )
 profiles = typer.Typer(no_args_is_help=True, help="Overlays on params.yaml: other sizes, other machines, real models.")
 app.add_typer(profiles, name="profile")
+
+
+class Extra(StrEnum):
+    """What is not installed until it is needed or asked for."""
+
+    LEAN = "lean"
 
 
 def _version(asked: bool) -> None:
@@ -174,14 +181,17 @@ def methods() -> None:
 def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Hash every object of DVC's cache, not only recent ones.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without losing anything.")] = False,
+    install: Annotated[Extra | None, typer.Option("--install", help="Install this first: the proof checker, 490 MB.")] = None,
 ) -> None:
     """Look over the machine and the checkout: versions, disk, locks, checkpoints, cache.
 
     Example: [bold]temper doctor --deep --repair[/]
     """
     from flows import show
-    from flows.doctor import examine, mend
+    from flows.doctor import examine, install_lean, mend
 
+    if install is Extra.LEAN:
+        install_lean(_root())
     findings = examine(_root(), deep=deep)
     if repair:
         findings = mend(findings)

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,7 @@ DAMAGED = Path(".temper/damaged")
 FREE_GIB = 5.0
 RECENT = 50
 REPAIR = "temper doctor --repair"
+INSTALL_LEAN = "temper doctor --install lean"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Finding:
 def examine(root: Path, *, deep: bool = False) -> list[Finding]:
     """Look at everything; `deep` hashes every cache object instead of the most recent ones. Changes nothing."""
     busy = _holder(root / RUN_LEASE / "lease")
-    findings = [_code(root), *_pins(root), _cores(root), _disk(root), _gpus(), _prefect()]
+    findings = [_code(root), *_pins(root), _cores(root), _disk(root), _gpus(), _prefect(), _lean(root)]
     findings += [_pipeline(root), *_dvc_locks(root)]
     if busy:
         findings.append(Finding("run", "note", f"in progress: {busy}; its files are not looked at"))
@@ -144,6 +146,29 @@ def _prefect() -> Finding:
             return Finding("prefect", "ok", url)
     except (OSError, ValueError) as error:
         return Finding("prefect", "fault", f"{url} does not answer: {error}", "start it, or unset PREFECT_API_URL")
+
+
+def _lean(root: Path) -> Finding:
+    """Tell whether the proof checker is installed; a stage that needs it installs it by itself."""
+    done = _installer(root, "--check")
+    if done.returncode:
+        return Finding("lean", "note", "the proof checker is not installed here", INSTALL_LEAN)
+    return Finding("lean", "ok", done.stdout.strip())
+
+
+def install_lean(root: Path) -> None:
+    """Install the proof checker into the checkout. Raises UserError with the installer's own words when it cannot be had."""
+    done = _installer(root)
+    if done.returncode:
+        raise UserError(done.stderr.strip() or "the proof checker cannot be installed")
+
+
+def _installer(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the installer of the room that checks proofs, as a child: this module imports no room."""
+    home = str(Path(__file__).resolve().parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
+    command = [sys.executable, "-m", "tasks.prove.install", *flags]
+    return subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True, check=False)
 
 
 def _pipeline(root: Path) -> Finding:

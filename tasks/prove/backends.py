@@ -26,7 +26,7 @@ def connect(settings: CheckerSettings, cache: Path | None) -> Iterator[Checker]:
             return
         lean = LeanWasm(settings) if settings.backend == "lean-wasm" else LeanRepl(settings)
         checker = stack.enter_context(ReplChecker(lean, settings))
-        if cache is None:
+        if cache is None or not lean.toolchain:  # a verdict of nobody knows which Lean is not kept
             yield checker
         else:
             yield Recorded(stack.enter_context(Verdicts(cache)), settings, lean.toolchain, checker.check)

@@ -34,7 +34,9 @@ Reason = Literal[
     "unknown",
 ]
 """`malformed`: cut off, unbalanced, or without a proof. `unsupported`: the statement itself does not elaborate here.
-`error`: Lean's message is the detail. `crashed`: Lean died of this candidate, even alone. `unknown`: never recorded."""
+`error`: Lean's message is the detail. `timeout`: over the bound on work; or on wall time, then the detail begins with `SLOW`.
+`crashed`: Lean died of this candidate, even alone. `unknown`: never recorded."""
+SLOW = "no answer within"
 
 
 @dataclass(frozen=True)

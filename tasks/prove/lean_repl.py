@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from tasks.prove.checker import Backend, CheckerSettings
+from tasks.prove.checker import SLOW, Backend, CheckerSettings
 from tasks.prove.process import Lost, Process
 from tasks.prove.repl import Looked, Messages, Talk, messages_of
 from tasks.runtime.params import UserError
@@ -46,10 +46,8 @@ class LeanRepl:
         version = found[0] if found else ""
         if not version or (self._settings.toolchain and version != self._settings.toolchain):
             talk.close()
-            wanted = self._settings.toolchain or "any version"
-            raise UserError(
-                f"lean-repl: `{self._where()}` is Lean {version or said[:80]!r}, not {wanted}; change `toolchain` or it"
-            )
+            which, wanted = version or repr(said[:80]), self._settings.toolchain or "any version"
+            raise UserError(f"lean-repl: `{self._where()}` is Lean {which}, not {wanted}; change `toolchain`, or the REPL")
         self.toolchain = version
         return talk
 
@@ -93,7 +91,7 @@ class Remote:
             with urllib.request.urlopen(call, timeout=seconds) as reply:
                 answer = json.load(reply)
         except TimeoutError:
-            raise Lost("late", f"no answer within {seconds:g} s") from None
+            raise Lost("late", f"{SLOW} {seconds:g} s") from None
         except ValueError:
             raise Lost("garbage", f"{self._url} answered what is no JSON") from None
         except (urllib.error.URLError, OSError) as error:

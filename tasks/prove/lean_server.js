@@ -33,6 +33,7 @@ function endWithParent() {
 function serve() {
   const wasm = lean.wasm;
   const envs = new Map(); // number -> command state
+  const headers = new Map(); // text of a header -> the state after its imports, and what Lean said of them
   let next = 0;
 
   const words = () => new Int32Array(lean.memory().buffer);
@@ -91,22 +92,27 @@ function serve() {
   function input(source) {
     return wasm.l_Lean_Parser_mkInputContext___redArg(string(source), string("f"), 1, box(Buffer.byteLength(source)));
   }
-  function header(source, imports) {
-    // Returns the state after the header, and where the parser stands then.
+  function parsed(source) {
+    // Returns the source as Lean takes it, its header, and where the parser stands behind that.
     const context = input(source);
-    const parsed = result(wasm.l_Lean_Parser_parseHeader(held(context)));
-    const syntax = held(field(parsed, 0)), after = part(parsed, 1);
-    const parser = held(field(after, 0)), log = part(after, 1);
-    if (!imports) {
-      release(syntax);
-      release(log);
-      return { context, parser };
+    const found = result(wasm.l_Lean_Parser_parseHeader(held(context)));
+    const syntax = held(field(found, 0)), after = part(found, 1);
+    return { context, syntax, parser: held(field(after, 0)), log: part(after, 1) };
+  }
+  function imported({ context, syntax, parser, log }, source) {
+    // An import costs seconds and stays in memory for good, so there is one for each header.
+    const behind = field(parser, 0) >> 1;
+    const said = Buffer.from(source, "utf8").subarray(0, behind).toString("utf8").trim();
+    if (!headers.has(said)) {
+      const options = global("l_Lean_Options_empty"), plugins = wasm.lean_mk_array(box(0), box(0));
+      const name = wasm.l_Lean_Name_mkStr1(string("Temper"));
+      const made = wasm.l_Lean_Elab_processHeader(held(syntax), held(options), held(log), held(context), 0, plugins, 1, name);
+      const both = result(made);
+      const env = held(field(both, 0)), messages = part(both, 1);
+      const state = wasm.l_Lean_Elab_Command_mkState(env, messages, options);
+      headers.set(said, { state, messages: messagesOf(state) });
     }
-    const options = global("l_Lean_Options_empty"), none = wasm.lean_mk_array(box(0), box(0));
-    const name = wasm.l_Lean_Name_mkStr1(string("Temper"));
-    const made = result(wasm.l_Lean_Elab_processHeader(syntax, held(options), log, held(context), 0, none, 1, name));
-    const env = held(field(made, 0)), messages = part(made, 1);
-    return { context, parser, state: wasm.l_Lean_Elab_Command_mkState(env, messages, options) };
+    return headers.get(said);
   }
   function messagesOf(state) {
     let list = wasm.l_Lean_MessageLog_toList(held(field(state, 1)));
@@ -184,13 +190,14 @@ function serve() {
     }
     if (typeof request.cmd !== "string") throw new Error("no `cmd`: this REPL knows command mode alone");
     const fresh = request.env === undefined || request.env === null;
-    const start = header(fresh ? request.cmd : "", fresh);
-    const context = fresh ? start.context : (release(start.context), input(request.cmd));
-    const before = fresh ? start.state : held(stateOf(request.env));
-    const said = fresh ? messagesOf(before) : []; // of the imports: what follows begins a log of its own
-    const done = result(wasm.l_Lean_Elab_IO_processCommands(context, start.parser, before));
+    const { context, syntax, parser, log } = parsed(fresh ? request.cmd : "");
+    const header = fresh ? imported({ context, syntax, parser, log }, request.cmd) : { state: stateOf(request.env), messages: [] };
+    release(syntax);
+    release(log);
+    const source = fresh ? context : (release(context), input(request.cmd));
+    const done = result(wasm.l_Lean_Elab_IO_processCommands(source, parser, held(header.state)));
     const state = part(done, 0);
-    const reply = {}, messages = said.concat(messagesOf(state));
+    const reply = {}, messages = header.messages.concat(messagesOf(state));
     if (messages.length) reply.messages = messages;
     if (request.theorem !== undefined) reply.theorem = look(state, request.theorem, request.like);
     if (request.keep === false) release(state);

@@ -22,6 +22,8 @@ from typing import IO, Any, Literal
 
 import psutil
 
+from tasks.prove.checker import SLOW
+
 NOBODY = 65534
 STACK_MIB = 64
 """Native stack of the child: Lean recurses deeply, and a program that outgrows its stack is killed, not excused."""
@@ -112,7 +114,7 @@ class Process:
                 line = self._lines.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
                 if time.monotonic() > deadline:
-                    raise self._lost("late", f"no answer within {seconds:g} s") from None
+                    raise self._lost("late", f"{SLOW} {seconds:g} s") from None
                 continue
             if line is None:
                 raise self._lost("died", self._obituary())

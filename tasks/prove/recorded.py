@@ -14,12 +14,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 
-from tasks.prove.checker import Candidate, CheckerSettings, Reason, Verdict
+from tasks.prove.checker import SLOW, Candidate, CheckerSettings, Reason, Verdict
 from tasks.prove.rules import RULES_VERSION
 from tasks.runtime.params import UserError
 
 _PASSING: frozenset[Reason] = frozenset({"crashed", "unknown"})
-"""Reasons that say nothing about the candidate itself."""
+"""Reasons that say nothing about the candidate itself; nor does a wall time-out."""
 _AT_ONCE = 500
 """Keys in one query: SQLite bounds the number of variables."""
 
@@ -48,7 +48,8 @@ class Verdicts:
 
     def put(self, verdicts: Iterable[tuple[str, Verdict]]) -> None:
         """Remember verdicts that will not change."""
-        rows = [(key, json.dumps(asdict(verdict))) for key, verdict in verdicts if verdict.reason not in _PASSING]
+        kept = ((key, v) for key, v in verdicts if v.reason not in _PASSING and not v.detail.startswith(SLOW))
+        rows = [(key, json.dumps(asdict(verdict))) for key, verdict in kept]
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", rows)
 
@@ -95,8 +96,7 @@ class Recorded:
 def key(candidate: Candidate, settings: CheckerSettings, toolchain: str) -> str:
     """Return the hash of everything that a verdict depends on."""
     said = [candidate.name, candidate.statement, candidate.proof, toolchain, settings.library_commit, settings.header]
-    bounds = [settings.heartbeats, settings.seconds, settings.memory_gib]
-    return hashlib.sha256(json.dumps([said, bounds, RULES_VERSION]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([said, settings.heartbeats, RULES_VERSION]).encode()).hexdigest()
 
 
 def _verdict(text: str) -> Verdict:

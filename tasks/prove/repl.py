@@ -26,8 +26,6 @@ STATEMENTS_KEPT = 256
 """Statements whose environments are kept for the next sample of the same theorem."""
 FOUNDATIONS = frozenset({"propext", "Classical.choice", "Quot.sound"})
 """The axioms that Lean's library is built on."""
-WALL = "no answer within"
-"""How a verdict of a wall time-out begins: that of a slow machine, not of the candidate, so it is not kept."""
 
 
 class Talk(Protocol):

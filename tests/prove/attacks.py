@@ -1,0 +1,192 @@
+# ruff: noqa: E501 (a proof reads best on one line)
+"""Ways to have something false accepted, each with the reason for which it must be refused; and honest proofs that must not be.
+
+An attack is (what it tries, statement, proof, reason). `FALSE` has no proof, so whatever is accepted for it is a hole.
+"""
+
+from tasks.prove.checker import Candidate, Reason
+
+FALSE = "theorem t (n : Nat) : n = n + 1 :="
+TRUE = "theorem t (n : Nat) : n + 0 = n :="
+
+
+def attack(what: str, proof: str, reason: Reason, statement: str = FALSE) -> tuple[str, Candidate, Reason]:
+    """Return an attack whose proof follows the statement as given."""
+    return what, Candidate("t", statement, f"{statement} {proof}"), reason
+
+
+def changed(what: str, proof: str, statement: str = FALSE) -> tuple[str, Candidate, Reason]:
+    """Return an attack that proves something else."""
+    return what, Candidate("t", statement, proof), "statement_changed"
+
+
+BY_TEXT = [
+    attack("leaves the namespace", "by\n  simp\nend Temper.Candidate\ntheorem t : True := trivial", "forbidden_word"),
+    attack("opens another namespace", "by simp\nnamespace Temper", "forbidden_word"),
+    attack("opens a section", "by simp\nsection", "forbidden_word"),
+    attack("brings another theorem", "by simp\ntheorem u : True := trivial", "forbidden_word"),
+    attack("brings a lemma", "by simp\nlemma u : True := trivial", "forbidden_word"),
+    attack("brings an example", "by simp\nexample : True := trivial", "forbidden_word"),
+    attack("brings a definition", "by simp\ndef u := 1", "forbidden_word"),
+    attack("brings an opaque constant", "u\nopaque u : False", "forbidden_word"),
+    attack("brings an instance", "by decide\ninstance : Decidable (1 = 2) := isTrue u", "forbidden_word"),
+    attack("brings an axiom", "u n\naxiom u (n : Nat) : n = n + 1", "axiom"),
+    attack("is one of a mutual pair", "by simp\nmutual", "forbidden_word"),
+    attack("makes it private", "by simp\nprivate theorem t : True := trivial", "forbidden_word"),
+    attack("is partial", "by simp\npartial def u := u", "forbidden_word"),
+    attack("is unsafe", "by simp\nunsafe def u := 1", "forbidden_word"),
+    attack("declares a variable", "by simp\nvariable (h : False)", "forbidden_word"),
+    attack("declares a universe", "by simp\nuniverse u", "forbidden_word"),
+    attack("opens a scope within a proof", "by\n  open Classical in\n  decide", "forbidden_word"),
+    attack("turns the kernel off", "by\n  set_option debug.skipKernelTC true in\n  decide", "forbidden_word"),
+    attack("lifts the bound", "by\n  set_option maxHeartbeats 0 in\n  simp", "forbidden_word"),
+    attack("makes a local notation", 'rfl\nlocal notation "n" => 0', "forbidden_word"),
+    attack("makes a notation", 'rfl\nnotation "n" => 0', "forbidden_word"),
+    attack("makes an infix", 'rfl\ninfixl:65 " = " => u', "forbidden_word"),
+    attack("makes a macro", 'by foo\nmacro "foo" : tactic => u', "forbidden_word"),
+    attack("gives a macro another meaning", "by rfl\nmacro_rules | u => u", "forbidden_word"),
+    attack("makes syntax", 'by foo\nsyntax "foo" : tactic', "forbidden_word"),
+    attack("makes an elaborator", 'by foo\nelab "foo" : tactic => u', "forbidden_word"),
+    attack("quotes syntax", "by exact `(rfl)", "forbidden_word"),
+    attack("quotes a name", "by exact `rfl", "forbidden_word"),
+    attack("runs a program as a tactic", "by run_tac pure ()", "forbidden_word"),
+    attack("evaluates a program", "by simp\n#eval 1", "forbidden_word"),
+    attack("ends the file", "by simp\n#exit", "forbidden_word"),
+    attack("imports", "by simp\nimport Lean", "forbidden_word"),
+    attack("reads a file", 'by exact include_str "/etc/passwd"', "forbidden_word"),
+    attack("carries an attribute", "by simp\n@[simp] theorem u : True := trivial", "forbidden_word"),
+    attack("changes an attribute", "by simp\nattribute [simp] u", "forbidden_word"),
+    attack("has another implementation", "by simp [implemented_by]", "forbidden_word"),
+    attack("documents what comes next", "by simp /-- u -/", "forbidden_word"),
+    attack("searches and admits", "by exact?", "forbidden_word"),
+    attack("searches for a lemma and admits", "by apply?", "forbidden_word"),
+    attack("says sorry", "by sorry", "sorry"),
+    attack("says sorry behind a comment that looks open", "by /- -- -/ sorry", "sorry"),
+    attack("says sorry behind a line comment", "by -- honest\n  sorry", "sorry"),
+    attack("says sorry in a deep place", "by first | rfl | (have := (sorry : False); simp_all)", "sorry"),
+    attack("says sorry in guillemets", "by exact «sorry»", "sorry"),
+    attack("names the axiom behind sorry", "sorryAx _ false", "sorry"),
+    attack("names it with its path", "_root_.sorryAx _ false", "sorry"),
+    attack("admits", "by admit", "sorry"),
+    attack("says sorry with a Cyrillic letter", "by s\u043erry", "forbidden_word"),
+    attack("says sorry in full-width letters", "by \uff53\uff4f\uff52\uff52\uff59", "forbidden_word"),
+    attack("parts sorry by a space of no width", "by sor\u200bry", "forbidden_word"),
+    attack("writes from right to left", "by rfl \u202e yrros", "forbidden_word"),
+    attack("uses a space that does not break", "by\u00a0rfl", "forbidden_word"),
+    attack("asks the compiler", "by native_decide", "axiom"),
+    attack("asks the compiler by option", "by decide +native", "axiom"),
+    attack("asks the compiler by configuration", "by decide (config := { native := true })", "axiom"),
+    attack("names the compiler's axiom", "Lean.ofReduceBool _ _ rfl", "axiom"),
+    attack("asks a solver", "by bv_decide", "axiom"),
+    attack("never closes a comment, to swallow the next", "by simp /- and so on", "malformed"),
+    attack("closes one of two nested comments", "by simp /- /- -/", "malformed"),
+    attack("never closes a string", 'by exact "', "malformed"),
+    attack("never closes a bracket", "by exact (rfl", "malformed"),
+    attack("closes a bracket it never opened", "by exact rfl)", "malformed"),
+    attack("closes another bracket", "by exact (rfl⟩", "malformed"),
+    attack("has no proof", "", "malformed"),
+    attack("has a comment for a proof", "-- by simp", "malformed"),
+    changed("proves True", "theorem t : True := trivial"),
+    changed("proves less", "theorem t (n : Nat) : n = n := rfl"),
+    changed("assumes what it likes", "theorem t (n : Nat) (h : n = n + 1) : n = n + 1 := h"),
+    changed("assumes it implicitly", "theorem t {n : Nat} : n = n + 1 := by simp"),
+    changed("is about another type", "theorem t (n : Unit) : n = n + 1 := by simp"),
+    changed("has another name", "theorem u (n : Nat) : n = n + 1 := by simp"),
+    changed("hides the rest in a comment", "theorem t (n : Nat) : n = n /- + 1 := -/ := rfl"),
+    changed("ends the statement early", "theorem t (n : Nat) : n = n := rfl -- + 1 :="),
+    changed("glues what was apart", "theorem t (n : Nat) : n=n + 1 := by simp"),
+    changed("opens a namespace first", "namespace X theorem t (n : Nat) : n = n + 1 := by simp"),
+    changed("has an instance first", "instance : Add Nat := u theorem t (n : Nat) : n = n + 1 := by simp"),
+    changed("is empty", ""),
+]
+"""Refused by the text rule, before Lean is asked."""
+
+BY_LEAN = [
+    attack("claims it holds by definition", "rfl", "error"),
+    attack("claims it can be decided", "by intro; decide", "error"),
+    attack("proves itself", "t n", "error"),
+    attack("proves itself in a tactic", "by exact t n", "error"),
+    attack("says that its recursion ends", "t n\ntermination_by n\ndecreasing_by all_goals simp", "error"),
+    attack("says so by recursion downwards", "by\n  have := t (n + 1)\n  omega\ntermination_by n", "error"),
+    attack("simplifies with itself", "by simpa using t n", "error"),
+    attack("hides the lie in a where", "u\nwhere u : n = n + 1 := rfl", "error"),
+    attack("recurses in a let", "let rec u : n = n + 1 := u\nu", "error"),
+    attack("decides by an instance of its own", "haveI : Decidable (n = n + 1) := isTrue rfl\nof_decide_eq_true rfl", "error"),
+    attack(
+        "decides by an instance from nothing", "by\n  letI : Decidable (n = n + 1) := .isTrue (by assumption)\n  decide", "error"
+    ),
+    attack("shadows a type", "by\n  let Nat := Unit\n  rfl", "error"),
+    attack("shadows addition", "by\n  let f : Nat → Nat → Nat := fun a _ => a\n  change n = f n 1\n  rfl", "error"),
+    attack("shadows equality", "by\n  have Eq : Nat → Nat → Prop := fun _ _ => True\n  trivial", "error"),
+    attack("leaves a hole", "by refine ?_", "error"),
+    attack("leaves a hole unnamed", "_", "error"),
+    attack("tries and gives up quietly", "by try rfl", "error"),
+    attack("falls back to nothing", "by first | rfl | skip", "error"),
+    attack("closes all goals but one", "by\n  all_goals (try rfl)\n  any_goals skip", "error"),
+    attack("says it is done", "by done", "error"),
+    attack("finds a contradiction in nothing", "by contradiction", "error"),
+    attack("matches on nothing", "nomatch n", "error"),
+    attack("casts by a lie", "cast (by decide) trivial", "error"),
+    attack("chooses from nothing", "Classical.choice ⟨rfl⟩", "error"),
+    attack("proves one case", "by\n  cases n with\n  | zero => simp", "error"),
+    attack("turns the goal around", "Eq.symm rfl", "error"),
+    attack("takes truncation for subtraction", "by omega", "error", "theorem t (a b : Nat) : a - b + b = a :="),
+    attack("takes floor division for division", "by omega", "error", "theorem t (a : Nat) : a / 2 * 2 = a :="),
+    attack("cancels a zero", "by simp", "error", "theorem t (a : Nat) : a / 0 = a :="),
+    attack("uses a tactic that is not there", "by linarith", "error"),
+    attack("uses a lemma that is not there", "Nat.obviously n", "error"),
+    attack("is cut off", "by\n  induction n with", "error"),
+    attack("goes on behind its end", "rfl rfl rfl", "error"),
+    attack("nests itself deeply", "(" * 3000 + "rfl" + ")" * 3000, "error"),
+    attack("cannot be stated here", "rfl", "unsupported", "theorem t (x : ℝ) : x = x :="),
+    attack("misspells a type", "rfl", "unsupported", "theorem t (x : Natt) : x = x :="),
+    attack("leaves the type to be guessed", "rfl", "unsupported", "theorem t (x : α) : x = x :="),
+    attack(
+        "works for ever", "by decide", "timeout", "theorem t : ∀ a b c d e : Fin 40, a + b + c + d + e = e + d + c + b + a :="
+    ),
+]
+"""Refused by Lean, each candidate in the same warm process."""
+
+HONEST = [
+    ("theorem t : 2 + 2 = 4 :=", "rfl"),
+    ("theorem t : (2 : Nat) - 3 = 0 :=", "by decide"),
+    ("theorem t : (7 : Nat) / 2 = 3 :=", "by decide"),
+    ("theorem t : (7 : Nat) / 0 = 0 :=", "by decide"),
+    ("theorem t (n : Nat) : n + 0 = n :=", "by\n  -- no sorry needed, nor an axiom\n  rfl"),
+    ("theorem t (n : Nat) : 0 + n = n :=", "by /- sorry /- nested -/ -/ simp"),
+    ("theorem t (a b : Nat) : a + b = b + a :=", "Nat.add_comm a b"),
+    ("theorem Nat.add_comm (a b : Nat) : a + b = b + a :=", "by omega"),
+    ("theorem t (a b c : Nat) : a * (b + c) = a * b + a * c :=", "by rw [Nat.mul_add]"),
+    ("theorem t (a b : Int) (h : a < b) : a + 1 ≤ b :=", "by omega"),
+    ("theorem t (a b c : Int) (h : a < b) (k : b < c) : a + 1 < c :=", "by grind"),
+    ("theorem t (a b c : Nat) (h : a ∣ b) (k : b ∣ c) : a ∣ c :=", "Nat.dvd_trans h k"),
+    ("theorem t (p q : Prop) : p ∧ q → q ∧ p :=", "fun ⟨a, b⟩ => ⟨b, a⟩"),
+    ("theorem t (p q : Prop) : p ∨ q → q ∨ p :=", "by\n  rintro (h | h)\n  · exact Or.inr h\n  · exact Or.inl h"),
+    ("theorem t (p q : Prop) (h : p ∧ q) : q :=", "by\n  obtain ⟨_, hq⟩ := h\n  exact hq"),
+    ("theorem t (p : Prop) : p ∨ ¬p :=", "Classical.em p"),
+    ("theorem t (p q : Prop) (h : p → q) : ¬q → ¬p :=", "by\n  intro hq hp\n  exact hq (h hp)"),
+    ("theorem t (n : Nat) : n < 2 ^ n :=", "by\n  induction n with\n  | zero => decide\n  | succ k ih => rw [Nat.pow_succ]; omega"),
+    ("theorem t (n : Nat) : n ≤ n * n :=", "by\n  cases n with\n  | zero => simp\n  | succ k => exact Nat.le_mul_of_pos_left _ (by simp)"),
+    ("theorem t (l : List Nat) : l ++ [] = l :=", "by\n  induction l with\n  | nil => rfl\n  | cons x xs ih => simp"),
+    ("theorem t (l m : List Nat) : (l ++ m).length = l.length + m.length :=", "List.length_append"),
+    ("theorem t (l : List Nat) : l.reverse.reverse = l :=", "by simp"),
+    ("theorem t (a b c : Nat) (h : a = b) (k : b = c) : a = c :=", "calc\n  a = b := h\n  _ = c := k"),
+    ("theorem t (a b : Nat) (h : a = b) : b = a :=", "h ▸ rfl"),
+    ("theorem t : ∃ n : Nat, n * n = 49 :=", "⟨7, rfl⟩"),
+    ("theorem t : ∀ a b : Bool, (a && b) = (b && a) :=", "by decide"),
+    ("theorem t (n : Nat) : n = 0 ∨ n > 0 :=", "match n with\n  | 0 => Or.inl rfl\n  | k + 1 => Or.inr (Nat.succ_pos k)"),
+    ("theorem t (n : Nat) (h : n < 0) : False :=", "nomatch h"),
+    ("theorem t (a b : Nat) : max a b = max b a :=", "by\n  show max a b = max b a\n  omega"),
+    ("theorem t (f : Nat → Nat) (h : ∀ x, f x = x) : f 2 = 2 :=", "by\n  have h2 : f 2 = 2 := h 2\n  simpa using h2"),
+    ("theorem t (a b : Nat) (h : a + b = 0) : a = 0 ∧ b = 0 :=", "by\n  constructor <;> omega"),
+    ("theorem t (o : Option Nat) (h : o ≠ none) : o.isSome :=", "by\n  cases o with\n  | none => exact absurd rfl h\n  | some v => rfl"),
+    ("theorem t (n : Nat) : 2 ∣ n * (n + 1) :=", "by\n  induction n with\n  | zero => simp\n  | succ k ih => obtain ⟨c, hc⟩ := ih; exact ⟨c + k + 1, by grind⟩"),
+    ("theorem t (n : Nat) : n + n = 2 * n :=", "u n\nwhere u (k : Nat) : k + k = 2 * k := by omega"),
+    ("theorem t : (n : Nat) → n * 0 = 0 :=", "fun\n  | 0 => rfl\n  | n + 1 => by have := t n; simp\ntermination_by n => n"),
+    ("theorem t («my number» : Nat) : «my number» = «my number» :=", "rfl"),
+    ("/-- Doubling. -/\ntheorem t (n : Nat) : n + n = n * 2 :=", "by omega"),
+    ("@[simp] theorem t (n : Nat) : n * 1 = n :=", "Nat.mul_one n"),
+    ("theorem t.{u} {α : Type u} (a : α) : a = a :=", "rfl"),
+    ('theorem t : "ab".length = 2 :=', "by decide"),
+]  # fmt: skip
+"""Proofs that core Lean accepts, in every style that a writer may choose."""
