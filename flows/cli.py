@@ -53,6 +53,13 @@ Sets = Annotated[
 ]
 
 
+class Workers(StrEnum):
+    """Where the stages of a run run."""
+
+    here = "here"
+    pool = "pool"
+
+
 @app.callback()
 def about(
     version: Annotated[bool, typer.Option("--version", help="Say which Temper this is.", callback=_version)] = False,
@@ -93,6 +100,9 @@ def run(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, metavar="N", help="Stages side by side; default: as the cores allow.")
     ] = None,
+    workers: Annotated[Workers, typer.Option("--workers", help="Where stages run: here, or each on the pool of its kind.")] = (
+        Workers.here
+    ),
 ) -> None:
     """Run what is stale through Prefect, and nothing else.
 
@@ -113,7 +123,10 @@ def run(
         with applied(root, prepared.params), server_failures():
             from flows.pipeline import run as run_pipeline
 
-            result = run_pipeline(root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs)
+            on_workers = workers is Workers.pool
+            result = run_pipeline(
+                root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs, on_workers=on_workers
+            )
             if not result.failed:
                 _keep_page_in_step(prepared)
     show.summary(result)
@@ -134,6 +147,22 @@ def serve() -> None:
     root = checkout()
     with interruptible(), server_failures():
         serve_here(root)
+
+
+@app.command(epilog=CODES)
+def worker(
+    kind: Annotated[str, typer.Argument(help="As stages name it in dvc.yaml, `meta: {worker: gpu}`; cpu for those that do not.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Stages at once.")] = 1,
+) -> None:
+    """Run stages of one kind in this checkout for a coordinator, until Ctrl-C; PREFECT_API_URL names the server.
+
+    Example: [bold]PREFECT_API_URL=http://coordinator:4200/api temper worker gpu[/]
+    """
+    from flows.serve import work
+
+    root = checkout()
+    with interruptible(), server_failures():
+        work(root, kind, limit)
 
 
 @app.command(epilog=CODES)

@@ -38,6 +38,7 @@ from flows import history
 from flows.artifacts import Page, Shown, scores_of
 from flows.graph import Graph, RunResult, StageResult, Step
 from flows.host import warm
+from flows.pool import Pools
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
 
@@ -61,8 +62,11 @@ def run(
     *,
     profile: str | None = None,
     jobs: int | None = None,
+    on_workers: bool = False,
 ) -> RunResult:
     """Run the stale `steps` and return how every stage ended; `jobs` limits how many run at once.
+
+    `on_workers` sends each stage to the work pool of its kind (flows.pool) instead of running it here.
 
     The server is the one that `start_in_background` gives; its address is printed. Raises ServerError when it does not come
     up, and KeyboardInterrupt after a stop, once every stage has written its checkpoint. A server that is lost in the middle
@@ -72,7 +76,8 @@ def run(
     server.wait()
     took = f" (up after {server.seconds:.1f} s)" if server.log else ""
     print(f"Prefect: {server.ui_url}{took}", file=sys.stderr, flush=True)
-    stages = Stages(root, graph, steps, params, profile, jobs)
+    pools = Pools(root, graph, params) if on_workers else None
+    stages = Stages(root, graph, steps, params, profile, jobs, pools)
     with temporary_settings(server.settings()), _plain_log():
         try:
             _flow_of(stages, profile)(profile, [step.stage.name for step in steps], dict(params), return_state=True)
@@ -146,13 +151,15 @@ class Stages:
         params: Mapping[str, Any],
         profile: str | None = None,
         jobs: int | None = None,
+        pools: Pools | None = None,
     ) -> None:
-        """Take a plan; nothing is started yet."""
+        """Take a plan; nothing is started yet. With `pools`, stages run on workers."""
         cores = len(os.sched_getaffinity(0))
         self.root, self.graph, self.steps, self.params = root, graph, steps, params
         self.profile = profile or "default"
         self.slots = Slots(cores, jobs or LIGHT_PER_CORE * cores)
         self.page = Page()
+        self.pools = pools
         self.children = Children()
         self.host: Mapping[str, str] = {}
         """What to add to a stage's environment so that it finds the warm process."""
@@ -168,7 +175,8 @@ class Stages:
         """
         client, run_id = get_client(sync_client=True), cast(Any, flow_run.id)
         self.page.show("the run's tag", lambda: client.update_flow_run(run_id, tags=[self.profile]))
-        with warm(self.root, sum(step.stale for step in self.steps)) as self.host:
+        here = 0 if self.pools else sum(step.stale for step in self.steps)
+        with warm(self.root, here) as self.host:
             self._all()
         self.page.summary(self.result())
         return self._state()
@@ -221,10 +229,13 @@ class Stages:
             return Completed(name="Cached", message="unchanged")
         logger = get_run_logger()
         section = self.params.get(step.stage.section or "") or {}
-        with self.slots.taken(self._threads(step)):
-            outcome = attempt(
-                self.root, step.stage, self.children, force=step.forced, say=logger.info, watch=shown.progress, env=self.host
-            )
+        if self.pools:
+            outcome = self.pools.attempt(step.stage, self.children, force=step.forced, say=logger.info)
+        else:
+            with self.slots.taken(self._threads(step)):
+                outcome = attempt(
+                    self.root, step.stage, self.children, force=step.forced, say=logger.info, watch=shown.progress, env=self.host
+                )
         self.outcomes[name] = outcome
         if outcome.ran:
             history.record(self.root, name, outcome.seconds, outcome.code, section)
