@@ -1,6 +1,6 @@
 """Stages on other machines: each is sent to the Prefect work pool of its kind, and what dvc.lock says of it comes back.
 
-A stage names its kind in dvc.yaml, `meta: {worker: gpu}`; without one it is `cpu`. Pool `temper-KIND` is whatever the operator has
+A stage names its kind in dvc.yaml, `meta: {worker: gpu}`; without one it is `cpu`. Pool `temper-KIND` is what the operator has
 made of it (Kubernetes, say), or a process pool made here. The coordinator keeps the graph, dvc.lock and the report; the data
 goes through the DVC remote. Outs and dvc.lock are those of a run on this machine.
 """
@@ -8,6 +8,7 @@ goes through the DVC remote. Outs and dvc.lock are those of a run on this machin
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from flows.graph import Graph, Stage
 from flows.remote import ENDING, dvc, entries, record, wanted
 from flows.remote import stage as stage_flow
 from flows.stage import Children, Outcome
-from tasks.runtime.params import UserError
+from tasks.runtime.params import PARAMS_FILE, UserError
 
 KIND = "cpu"
 """Of a stage that names none."""
@@ -152,11 +153,13 @@ def _ending(client: SyncPrefectClient, run: UUID) -> dict[str, Any] | None:
 
 
 def _commit(root: Path) -> str:
-    commit = history.commit(root)
-    if commit is None or commit.endswith("+"):
-        raise UserError(
-            "workers check out a commit, and tracked files here differ from it: commit them, and push where workers fetch"
-        )
+    """Return the commit that the files of this checkout are; params.yaml may differ, for params are sent along."""
+    commit = (history.commit(root) or "").removesuffix("+")
+    words = ["git", "diff", "--name-only", "HEAD", "--", ".", f":!{PARAMS_FILE}"]
+    changed = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    if not commit or changed.returncode or changed.stdout:
+        found = ", ".join(changed.stdout.split()) or "there is none"
+        raise UserError(f"workers check out a commit, and files here differ from it ({found}): commit them, and push")
     return commit
 
 

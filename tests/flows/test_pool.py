@@ -36,6 +36,14 @@ STAGES = """\
     outs: [out/both]
     meta: {worker: gpu}
 """
+SERVER = """
+import time
+from flows.server import start_in_background
+server = start_in_background(for_workers=True)
+server.wait()
+print(server.api_url, flush=True)
+time.sleep(1200)
+"""
 DETERMINED = ("out/left-scores.json", "out/left.csv", "out/right/word", "out/both")
 """Outs that tell nothing of the process that made them."""
 
@@ -101,12 +109,9 @@ def site(tmp_path_factory):
     root = make_checkout(place / "coordinator", STAGES)
     command(root, "dvc", "remote", "add", "--local", "-d", "store", "s3://data/temper")
     variables = environment(PYTHONPATH=str(ROOT), **aws)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "serve"], cwd=root, env=variables, stdout=subprocess.PIPE, text=True
-    )
-    address = next(line.split()[1] for line in server.stdout if line.startswith("Prefect: "))
-    assert any(line.startswith("ready after") for line in server.stdout)
-    variables["PREFECT_API_URL"] = f"{address}/api"
+    server = subprocess.Popen([sys.executable, "-c", SERVER], cwd=root, env=variables, stdout=subprocess.PIPE, text=True)
+    variables["PREFECT_API_URL"] = server.stdout.readline().strip()
+    assert variables["PREFECT_API_URL"], "the server did not come up"
     workers = []
     for kind in ("cpu", "gpu"):
         command(place, "git", "clone", "-q", str(root), kind)
