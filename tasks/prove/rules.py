@@ -16,8 +16,12 @@ from tasks.prove.checker import Candidate, Reason
 from tasks.runtime.lean.lexer import Kind, Lexed, is_blank, kind, lex
 from tasks.runtime.lean.words import CLOSERS, CLOSING, DEFINITIONS, LOCAL, MODIFIERS, PLUMBING, THEOREMS
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Raise it with every change to what is refused or looked at: verdicts given under other rules are then asked for anew."""
+LONGEST = 100_000
+"""Characters of the longest candidate."""
+DEEPEST = 200
+"""Brackets within brackets: at some thousands Lean's parser runs out of stack and dies."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -60,6 +64,8 @@ def refusal(candidate: Candidate) -> Refusal | None:
     for source, what in ((statement, "statement"), (proof, "proof")):
         if source.fault:
             return Refusal("malformed", f"the {what} is cut off: {source.fault.reason}", place(source, source.fault.position))
+    if len(proof.text) > LONGEST:
+        return Refusal("malformed", f"the proof is longer than {LONGEST:,} characters", None)
     given = _shape(statement)
     if fault := _statement_fault(candidate, given):
         return Refusal("malformed", fault, None)
@@ -183,6 +189,8 @@ def _unbalanced(words: list[str]) -> str | None:
     for word in words:
         if word in CLOSERS:
             opened.append(word)
+            if len(opened) > DEEPEST:
+                return f"brackets nest deeper than {DEEPEST}"
         elif word in CLOSING and (not opened or CLOSERS[opened.pop()] != word):
             return f"`{word}` closes nothing"
     return f"`{opened[-1]}` never closes" if opened else None

@@ -200,7 +200,7 @@ def test_errors_outrank_holes_and_holes_outrank_axioms():
 
 def conversations(real_data: Path) -> list[dict]:
     """The recorded conversations."""
-    lines = (real_data / "lean/repl_transcripts.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (real_data / "data/lean/repl_transcripts.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
