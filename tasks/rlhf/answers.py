@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.runtime.models import encode_completion, encode_prompt
-from tasks.runtime.packing import IGNORED, Example, collate, pack, packed_loss, summed_loss
+from tasks.runtime.packing import IGNORED, Example, collate, learned_logits, loss_of, pack, summed_loss
 from tasks.runtime.params import UserError
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def steps(
     model.train()
     for _ in range(epochs):
         for batch in _batches(model, rng.sample(examples, len(examples)), batch_size, mix):
-            loss = packed_loss(model, batch)
-            extra = penalty(model, batch) if penalty else torch.zeros(())
+            logits_NV = learned_logits(model, batch)
+            loss = loss_of(logits_NV, batch)
+            extra = penalty(model, batch, logits_NV) if penalty else torch.zeros(())
             (loss + extra if penalty else loss).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

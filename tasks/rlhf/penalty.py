@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tasks.runtime.models import load_causal, on_device
 from tasks.runtime.packing import learned_logits
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
     from tasks.runtime.packing import Batch
 
-Penalty = Callable[["PreTrainedModel", "Batch"], "torch.Tensor"]
-"""Maps a policy and a packed batch to a scalar that is added to the loss of that batch."""
+
+class Penalty(Protocol):
+    """A policy and a packed batch, and the scalar that is added to the loss of that batch."""
+
+    def __call__(self, model: PreTrainedModel, batch: Batch, logits_NV: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the penalty; `logits_NV` are the policy's at the learned tokens, where the caller has them for its loss."""
+
 
 L1_UNIT, L2_UNIT = 1e5, 1e9
 """What the mean over parameters is multiplied by, as in the code of Lin et al. 2023, so that published strengths are ours."""
@@ -28,7 +33,7 @@ L1_UNIT, L2_UNIT = 1e5, 1e9
 
 def l1(start: PreTrainedModel, strength: float) -> Penalty:
     """Return strength * L1_UNIT * mean over parameters of |theta - theta_start|; tied parameters count once."""
-    return lambda model, _: strength * L1_UNIT * _mean_over_parameters(model, start, lambda moved: moved.abs().sum())
+    return _distance(start, strength * L1_UNIT, lambda moved: moved.abs().sum())
 
 
 def l2(start: PreTrainedModel, strength: float) -> Penalty:
@@ -36,14 +41,21 @@ def l2(start: PreTrainedModel, strength: float) -> Penalty:
 
     Its gradient is 2 * strength * L2_UNIT / parameters * (theta - theta_start).
     """
-    return lambda model, _: strength * L2_UNIT * _mean_over_parameters(model, start, lambda moved: moved.square().sum())
+    return _distance(start, strength * L2_UNIT, lambda moved: moved.square().sum())
+
+
+def _distance(start: PreTrainedModel, weight: float, measure: Callable[[torch.Tensor], torch.Tensor]) -> Penalty:
+    def penalty(model: PreTrainedModel, batch: Batch, logits_NV: torch.Tensor | None = None) -> torch.Tensor:
+        return weight * _mean_over_parameters(model, start, measure)
+
+    return penalty
 
 
 def distillation(start: PreTrainedModel, strength: float) -> Penalty:
     """Return strength * KL(start || policy), the mean over the learned tokens, in nats: the start model teaches (T = 1)."""
 
-    def penalty(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-        return strength * divergence(_start_logits(start, batch), learned_logits(model, batch))
+    def penalty(model: PreTrainedModel, batch: Batch, logits_NV: torch.Tensor | None = None) -> torch.Tensor:
+        return strength * divergence(_start_logits(start, batch), _given(logits_NV, model, batch))
 
     return penalty
 
@@ -51,8 +63,8 @@ def distillation(start: PreTrainedModel, strength: float) -> Penalty:
 def kl(start: PreTrainedModel, strength: float) -> Penalty:
     """Return strength * KL(policy || start), the mean over the learned tokens, in nats, summed over the whole vocabulary."""
 
-    def penalty(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-        return strength * divergence(learned_logits(model, batch), _start_logits(start, batch))
+    def penalty(model: PreTrainedModel, batch: Batch, logits_NV: torch.Tensor | None = None) -> torch.Tensor:
+        return strength * divergence(_given(logits_NV, model, batch), _start_logits(start, batch))
 
     return penalty
 
@@ -78,6 +90,10 @@ def divergence(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
     """Return the mean of KL(p || q) over rows of logits, in nats; 0 where there are no rows."""
     p_NV, q_NV = p_NV.float().log_softmax(-1), q_NV.float().log_softmax(-1)
     return (p_NV.exp() * (p_NV - q_NV)).sum() / max(1, len(p_NV))
+
+
+def _given(logits_NV: torch.Tensor | None, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    return learned_logits(model, batch) if logits_NV is None else logits_NV
 
 
 def _start_logits(start: PreTrainedModel, batch: Batch) -> torch.Tensor:

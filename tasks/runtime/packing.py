@@ -107,14 +107,22 @@ def learned_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 def summed_loss(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the cross-entropy of the learned tokens of a batch, in nats and summed, and how many they are; both scalars."""
-    import torch
-
-    targets_BT, learned_BT = shifted(batch["labels"])
-    logits_NV = learned_logits(model, batch)
-    return torch.nn.functional.cross_entropy(logits_NV, targets_BT[learned_BT], reduction="sum"), learned_BT.sum()
+    return _summed(learned_logits(model, batch), batch)
 
 
 def packed_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Return the mean cross-entropy of a batch's learned tokens, in nats; a batch without any counts as zero."""
-    loss, count = summed_loss(model, batch)
+    return loss_of(learned_logits(model, batch), batch)
+
+
+def loss_of(logits_NV: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return what `packed_loss` does, of logits that `learned_logits` gave."""
+    loss, count = _summed(logits_NV, batch)
     return loss / count.clamp(min=1)
+
+
+def _summed(logits_NV: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    targets_BT, learned_BT = shifted(batch["labels"])
+    return torch.nn.functional.cross_entropy(logits_NV, targets_BT[learned_BT], reduction="sum"), learned_BT.sum()

@@ -5,8 +5,8 @@ import torch
 
 from tasks.rlhf.answers import encode, learn
 from tasks.rlhf.penalised import Penalised, as_packed
-from tasks.rlhf.penalty import L1_UNIT, L2_UNIT, PENALTIES
-from tasks.runtime.packing import IGNORED, collate, pack
+from tasks.rlhf.penalty import L1_UNIT, L2_UNIT, PENALTIES, WEIGHTS
+from tasks.runtime.packing import IGNORED, collate, learned_logits, pack
 from tests.tiny import llama, word_tokenizer
 
 ANSWERS = [("w1 w2", "w3 w4 w5"), ("w6", "w7"), ("w8 w9 w10", "w11 w12")]
@@ -65,6 +65,21 @@ def test_divergences_are_those_of_the_answers_one_by_one(name, teacher_first):
         at = [place - 1 for place, label in enumerate(labels) if label != IGNORED]
         sums += [(p[place] * (p[place] / q[place]).log()).sum().item() for place in at]
     assert PENALTIES[name](start, 1.0)(model, batch()).item() == pytest.approx(sum(sums) / len(sums), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_that_the_loss_was_taken_from_are_not_computed_again(name):
+    """The same value and gradient, in one pass of the policy less."""
+    start, model = llama(0), llama(1)
+    penalty = PENALTIES[name](start, 0.7)
+    passes = []
+    hook = model.register_forward_hook(lambda *_: passes.append(1))
+    once, shared = penalty(model, batch()), penalty(model, batch(), learned_logits(model, batch()))
+    hook.remove()
+    assert len(passes) == (1 if name in WEIGHTS else 2)
+    assert shared.item() == once.item()
+    found = [torch.autograd.grad(value, list(model.parameters()), allow_unused=True) for value in (once, shared)]
+    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_no_penalty_and_one_of_strength_zero_learn_the_same_bits():
