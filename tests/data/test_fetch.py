@@ -49,6 +49,10 @@ def test_a_span_outside_the_file_is_refused(stories, tmp_path, span):
     [
         ({"prompt": "p", "completion": "c"}, {"prompt": "p", "completion": "c"}),
         ({"prompt": "p"}, {"prompt": "p"}),
+        (
+            {"chosen": "\n\nHuman: h\n\nAssistant: so be it", "rejected": "\n\nHuman: h\n\nAssistant: so not"},
+            {"prompt": "\n\nHuman: h\n\nAssistant:", "completion": "so be it", "chosen": "so be it", "rejected": "so not"},
+        ),
         ({"prompt": "p", "chosen": "c", "rejected": "r"}, {"prompt": "p", "completion": "c", "chosen": "c", "rejected": "r"}),
         (
             {"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]},
@@ -71,7 +75,7 @@ def test_quarantined_lines_are_kept_beside_the_sets(stories, tmp_path):
     stories.write_text(stories.read_text() + "{broken\n")
     (row,) = fetched(stories, tmp_path, on_bad_record="quarantine")["rejects"]
     assert row["line"] == 51
-    assert json.loads((tmp_path / "scores.json").read_text()) == {"rows": 50, "rejected": 1, "sft": 40}
+    assert json.loads((tmp_path / "scores.json").read_text()) == {"rows": 50, "rejected": 1, "too_long": 0, "sft": 40}
 
 
 @pytest.fixture
@@ -113,3 +117,40 @@ def test_a_real_model_is_taken_whole(real_data, tmp_path):
     from transformers import AutoModelForCausalLM
 
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "base").num_parameters() == 260_032
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"chosen": "a"}, "or both of chosen and rejected"),
+        ({"chosen": "one thing", "rejected": "one other"}, "share no beginning that ends with 'Assistant:'; give it a prompt"),
+        ({"chosen": "\n\nAssistant: yes", "rejected": "\n\nAssistant: "}, "is empty after the dialogue that they share"),
+    ],
+)
+def test_dialogues_without_a_prompt_are_refused_or_set_aside_with_the_reason(row, said, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    good = [{"prompt": f"p{n}", "completion": "c"} for n in range(3)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in [*good, row]))
+    spans = {"heldout_rows": "0:1", "perplexity_rows": "0:1"}
+    with pytest.raises(UserError, match=rf"rows.jsonl:4: .*{said}"):
+        fetched(path, tmp_path, **spans)
+    sets = fetched(path, tmp_path, on_bad_record="quarantine", **spans)
+    assert len(sets["rejects"]) == 1
+    assert len(sets["prompts"]) == 2
+
+
+def test_prompts_too_long_for_a_context_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "p" * length, "completion": "c"}) + "\n" for length in range(1, 9)))
+    sets = fetched(path, tmp_path, heldout_rows="0:1", perplexity_rows="0:1", prompt_chars=5)
+    assert sorted(len(row["prompt"]) for row in sets["prompts"]) == [2, 3, 4, 5]
+    assert json.loads((tmp_path / "scores.json").read_text())["too_long"] == 3
+
+
+@pytest.mark.real
+def test_the_whole_of_hh_rlhf_is_read_as_it_comes(real_data, tmp_path):
+    """2,312 pairs of dialogues; four have an empty side."""
+    sets = fetched(real_data / "data/preference/hh_harmless_test.jsonl", tmp_path, prompts=5000, on_bad_record="quarantine")
+    assert len(sets["rejects"]) == 4
+    assert len(sets["prompts"]) + len(sets["heldout"]) == 2308
+    assert all(row["prompt"].startswith("\n\nHuman:") and row["prompt"].endswith("\n\nAssistant:") for row in sets["prompts"])

@@ -1,12 +1,14 @@
 """Brings in real data: JSON Lines, or a datasets name, becomes the same folder of sets that Atlas's corpus is.
 
 A record is one of: `text` (its first words become the prompt, the rest the completion), `prompt` with `completion`,
-`prompt` with `chosen` and `rejected`, `messages`, or a bare `prompt`. Rows held out for evaluation never reach training.
+`prompt` with `chosen` and `rejected`, two dialogues `chosen` and `rejected` that begin alike, as HH-RLHF has them, `messages`,
+or a bare `prompt`. Rows held out for evaluation never reach training.
 """
 
 from __future__ import annotations
 
 import json
+import os.path
 import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,10 +45,16 @@ class Params(StageParams):
     """Demonstrations for instruction tuning, drawn from the rows that are not held out."""
     prompts: int = Field(256, ge=1)
     """Prompts for preferences and RLHF, drawn from the rows that are not held out."""
+    prompt_chars: int | None = Field(None, ge=1)
+    """Records with a prompt of more characters are left out, since a model's context would not hold it; null leaves out none."""
     seed: int = Field(0, ge=0)
     """Seed of the draw."""
     on_bad_record: OnBadRecord = "stop"
     """What a malformed line does: stop the stage, or go to rejects.jsonl with its reason."""
+
+
+ASSISTANT = "\n\nAssistant:"
+"""What stands before the answer of a dialogue in plain text (Bai et al. 2022)."""
 
 
 class Source(Record):
@@ -60,9 +68,22 @@ class Source(Record):
     messages: list[dict[str, str]] | None = Field(None, min_length=2)
 
     def model_post_init(self, context: Any) -> None:
-        """Refuse a record that has nothing to prompt with."""
-        if not (self.text or self.prompt or self.messages):
-            raise ValueError("needs one of text, prompt or messages")
+        """Refuse a record that has nothing to prompt with, or sides that say nothing after what they share."""
+        if self.text or self.prompt or self.messages:
+            return
+        if not (self.chosen and self.rejected):
+            raise ValueError("needs one of text, prompt or messages, or both of chosen and rejected")
+        shared = shared_prompt(self.chosen, self.rejected)
+        if not shared:
+            raise ValueError(f"chosen and rejected share no beginning that ends with {ASSISTANT.strip()!r}; give it a prompt")
+        if any(not side[len(shared) :].strip() for side in (self.chosen, self.rejected)):
+            raise ValueError("chosen or rejected is empty after the dialogue that they share")
+
+
+def shared_prompt(chosen: str, rejected: str) -> str:
+    """Return what two dialogues share, up to the last answer that both begin; empty when there is none."""
+    before, found, _ = os.path.commonprefix([chosen, rejected]).rpartition(ASSISTANT)  # noqa: RUF071  of characters is meant
+    return before + found
 
 
 def main(params: Params, run: Run, *, out: Out, scores: Out) -> None:
@@ -70,7 +91,8 @@ def main(params: Params, run: Run, *, out: Out, scores: Out) -> None:
     if params.path is None:
         raise UserError("params.yaml: prompts.path is not set; give --set prompts.path=FILE.jsonl")
     rejects = Rejects()
-    rows = load(params.path, params.split, params.on_bad_record, rejects)
+    everything = load(params.path, params.split, params.on_bad_record, rejects)
+    rows = [row for row in everything if fits(row, params)]
     heldout = select(rows, params.heldout_rows, "heldout_rows")
     texts = select(rows, params.perplexity_rows, "perplexity_rows")
     kept_out = {id(row) for row in [*heldout, *texts]}
@@ -88,7 +110,13 @@ def main(params: Params, run: Run, *, out: Out, scores: Out) -> None:
         write_records(draft / "perplexity.jsonl", [{"text": whole(row)} for row in texts])
         if rejects.lines:
             rejects.save(draft / "rejects.jsonl")
-    publish_json(scores, {"rows": len(rows), "rejected": len(rejects.lines), "sft": len(demonstrations)})
+    counts = {"rows": len(rows), "rejected": len(rejects.lines), "too_long": len(everything) - len(rows)}
+    publish_json(scores, {**counts, "sft": len(demonstrations)})
+
+
+def fits(row: Source, params: Params) -> bool:
+    """Tell whether a record's prompt is not too long."""
+    return params.prompt_chars is None or len(split(row, params)["prompt"]) <= params.prompt_chars
 
 
 def load(path: str, split_name: str, on_bad_record: OnBadRecord, rejects: Rejects) -> list[Source]:
@@ -132,10 +160,15 @@ def split(row: Source, params: Params) -> dict[str, str]:
         given = {"prompt": row.prompt, "completion": row.completion or row.chosen}
         given |= {"chosen": row.chosen, "rejected": row.rejected}
         return {key: value for key, value in given.items() if value}
-    assert row.text
+    if not row.text:
+        assert row.chosen
+        assert row.rejected
+        prompt = shared_prompt(row.chosen, row.rejected)
+        chosen, rejected = (side[len(prompt) :].strip() for side in (row.chosen, row.rejected))
+        return {"prompt": prompt, "completion": chosen, "chosen": chosen, "rejected": rejected}
     words = row.text.split(" ")
-    prompt, completion = words[: params.prompt_words], words[params.prompt_words :][: params.completion_words]
-    return {"prompt": " ".join(prompt)} | ({"completion": " ".join(completion)} if completion else {})
+    first, rest = words[: params.prompt_words], words[params.prompt_words :][: params.completion_words]
+    return {"prompt": " ".join(first)} | ({"completion": " ".join(rest)} if rest else {})
 
 
 def whole(row: Source) -> str:
@@ -144,7 +177,7 @@ def whole(row: Source) -> str:
         return row.text
     if row.messages:
         return json.dumps(row.messages, ensure_ascii=False)
-    return f"{row.prompt}{row.completion or row.chosen or ''}"
+    return f"{row.prompt or ''}{row.completion or row.chosen or ''}"
 
 
 if __name__ == "__main__":
