@@ -21,6 +21,8 @@ from tasks.runtime.lease import Lease
 from tasks.runtime.models import load_causal
 from tasks.runtime.params import UserError
 from tasks.runtime.stage import Run
+from tests.evaluate.local_tasks import ABILITIES as LOCAL
+from tests.evaluate.local_tasks import TASKS, write_tasks
 from tests.tiny import WORDS, llama, save, word_tokenizer
 
 has_harness = importlib.util.find_spec("lm_eval") is not None
@@ -98,7 +100,7 @@ def theirs(folder, manager, **options):
     model, tokenizer = load_causal(folder)
     own = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
     asked = {"tasks": TOYS, "task_manager": manager, "bootstrap_iters": 0, "log_samples": False}
-    return metrics_of(simple_evaluate(own, **asked, **options)["results"])
+    return metrics_of(simple_evaluate(own, **(asked | options))["results"])
 
 
 def start(tmp_path):
@@ -127,6 +129,24 @@ def test_the_stage_finds_what_lm_eval_finds(tmp_path, definitions, monkeypatch):
     assert found["abilities"]["iteration-1"] == {"choosing": choosing, "writing": writing}
     assert found["models"]["before"] != first
     assert not (tmp_path / ".temper/checkpoints/harness/toy").exists()
+
+
+@needs_harness
+@pytest.mark.real
+def test_every_kind_of_task_of_the_paper_is_measured_as_lm_eval_does(real_data, tmp_path, monkeypatch):
+    """ARC, RACE, PIQA, SQuAD, DROP and WMT14 in local files, on a real model: choices scored, texts drawn, three abilities."""
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    model, folder = real_data / "models/stories260k", write_tasks(tmp_path / "tasks")
+    params = Params(tasks=TASKS, abilities=LOCAL, batch_size=4)
+    main(params, start(tmp_path), models=model, pre=model, definitions=folder, scores=tmp_path / "scores.json")
+    found = json.loads((tmp_path / "scores.json").read_text())
+    expected = theirs(model, find_tasks(params, folder), tasks=TASKS)
+    assert found["models"]["before"] == {task: pytest.approx(row, rel=1e-4) for task, row in expected.items()}
+    assert set(found["abilities"]["model"]) == {"common_sense", "reading", "translation"}
+    assert found["tax"] == {"model": {"common_sense": 0, "reading": 0, "translation": 0}}, "it is the model before"
 
 
 @needs_harness
