@@ -12,7 +12,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.real]
 SECTIONS = ("sft", "preferences", "reward", "raft", "harness")
 SIZES = [
     "prompts.prompt_chars=160 prompts.heldout_rows=0:4 prompts.perplexity_rows=0:4 prompts.sft_records=16 prompts.prompts=12",
-    "sft.max_length=256 sft.heldout=4 preferences.prompts=12 preferences.max_new_tokens=8 reward.max_length=384 reward.batch_size=4",
+    "sft.max_length=256 sft.heldout=4 preferences.prompts=12 preferences.max_new_tokens=8",
+    "reward.max_length=384 reward.batch_size=4",
     "raft.seeds=[0] raft.iterations=2 raft.prompts=4 raft.samples=2 raft.max_new_tokens=8 average.w_pre=[0.2]",
     f"harness.tasks=[{','.join(TASKS)}] harness.abilities={json.dumps(ABILITIES)}",
 ]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tasks.evaluate.loglikelihood import _batches, _rows, encode_pairs, loglikelihoods, score_tokens
+from tasks.evaluate.loglikelihood import _batches, _likeliest, _rows, encode_pairs, loglikelihoods, score_tokens
 from tasks.runtime.models import load_causal
 from tasks.runtime.params import UserError
 from tests.tiny import SHAPE, WORDS, llama, word_tokenizer
@@ -93,6 +93,12 @@ def test_choices_share_their_context():
     [row] = _rows(pairs, CONTEXT, share=True)
     assert (row.length, sorted(row.numbers), row.forked) == (13, [0, 1, 2], True)
     assert sorted(row.length for row in _rows(pairs, CONTEXT, share=False)) == [10, 11, 12]
+
+
+def test_of_equally_likely_tokens_the_first_is_the_likeliest():
+    logits = torch.tensor([[0.0, 3.0, 3.0, 1.0], [2.0, 1.0, 0.0, 2.0]])
+    sources, targets = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1, 2, 3, 0, 3])
+    assert _likeliest(logits, sources, targets).tolist() == [True, False, False, True, False]
 
 
 def test_a_batch_holds_as_many_tokens_as_its_requests_would_alone():
