@@ -37,6 +37,8 @@ class Params(StageParams):
     """Seed of the split, the samples, the choice of refusals and of equal entropies."""
     source: Literal["atlas", "open", "triples", "instructions", "mmlu", "claims", "hotpot"] = "atlas"
     """Layout of the files, see `tasks.data.questions.sources`."""
+    limit: int = Field(0, ge=0)
+    """Most questions that are taken of the source, drawn by the seed; 0 takes all."""
     samples: int = Field(10, ge=2, le=100)
     """Sampled answers to a question, whose entropy is the uncertainty of the unsupervised variant."""
     temperature: float = Field(TEMPERATURE, gt=0, le=2)
@@ -78,7 +80,7 @@ class Row(Record):
 def main(params: Params, run: Run, *, model: In, questions: In, out: Out, scores: Out) -> None:
     """Write `out`: identify.jsonl, test.jsonl and VARIANT/train.jsonl for every variant."""
     set_determinism(params.seed, params.threads)
-    training, test = split(read_source(params.source, questions), params.seed)
+    training, test = split(drawn(read_source(params.source, questions), params), params.seed)
     weights, tokenizer = load_causal(model)
     asked = asker(on_device(weights.float()), tokenizer, params.max_new_tokens, params.batch_size)
     check_answers(asked.tokenizer, training, test)
@@ -91,6 +93,14 @@ def main(params: Params, run: Run, *, model: In, questions: In, out: Out, scores
             write_records(draft / variant / "train.jsonl", rows(variant, training, found, params.seed, params.refusals))
     publish_json(scores, describe(found, test))
     run.checkpoints.clear()
+
+
+def drawn(questions: list[Question], params: Params) -> list[Question]:
+    """Return the questions that are taken, in the order of their source."""
+    if not params.limit or params.limit >= len(questions):
+        return questions
+    kept = random.Random(params.seed).sample(range(len(questions)), params.limit)
+    return [questions[n] for n in sorted(kept)]
 
 
 def split(questions: Sequence[Question], seed: int) -> tuple[list[Question], list[Question]]:

@@ -7,7 +7,7 @@ has a stream of its own, rows are grouped by length, a prompt is encoded once fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ class Drawn:
     """Its token ids, the stop token left out."""
     stop: int | None
     """The stop token that ended it; None when it was cut at `max_new_tokens`."""
+    logprobs: list[float] = field(default_factory=list)
+    """Log-probability of each of `ids` in nats, given the prompt and those before it; none where they were not asked for."""
 
     @property
     def actions(self) -> list[int]:
@@ -56,6 +58,8 @@ class Shaping:
     """Only the likeliest tokens that together reach this probability may be drawn (Holtzman et al., 2020); 1 leaves all."""
     repetition_penalty: float = 1.0
     """Logits of tokens of the prompt and of the text so far are divided by it, negative ones multiplied (CTRL); 1 is none."""
+    forbidden: frozenset[int] = frozenset()
+    """Tokens that no completion begins with."""
 
 
 PLAIN = Shaping()
@@ -109,11 +113,13 @@ def generate_ids(
     progress: Progress | None = None,
     numbers: Sequence[int] | None = None,
     shaping: Shaping = PLAIN,
+    scored: bool = False,
 ) -> list[list[Drawn]]:
     """Return, for prompts given as token ids, the token ids that `generate` decodes: what was drawn, not what its text reads as.
 
     `numbers` are the numbers of the prompts in a longer list of which these are a share; their samples are then drawn as there.
     `temperature` may be one for each prompt, all above 0.
+    `scored` asks for the log-probabilities of what is drawn, by the model as it is: at temperature 1, unshaped.
     """
     import torch
 
@@ -130,7 +136,7 @@ def generate_ids(
         noise = uniforms(seed, streams, max_new_tokens) if temperature else None
         heat_B = torch.tensor([_of(temperature, row.prompt) for row in batch], dtype=torch.float64, device=model.device)
         prompts = [encoded[row.prompt] for row in batch]
-        completions = _complete(model, prompts, max_new_tokens, heat_B, noise, stop, shaping)
+        completions = _complete(model, prompts, max_new_tokens, heat_B, noise, stop, shaping, scored)
         for row, completion in zip(batch, completions, strict=True):
             found[row.prompt][row.sample] = completion
         if progress:
@@ -207,28 +213,46 @@ def _complete(
     noise_BS: torch.Tensor | None,
     stop: torch.Tensor,
     shaping: Shaping,
+    scored: bool,
 ) -> list[Drawn]:
     """Return the new tokens of each row; equal prompts standing together are encoded once."""
     import torch
 
-    completions: list[list[int]] = [[] for _ in prompts]
+    drawn = [Drawn([], None) for _ in prompts]
     stops: dict[int, int] = {}
     with torch.inference_mode():
         batch = _Batch(model, prompts, steps, shaping.repetition_penalty)
         for step in range(steps):
             noise_B = None if noise_BS is None else noise_BS[batch.rows, step]
-            token_B = draw(batch.shaped(), heat_B[batch.rows, None], noise_B, shaping.top_p)
+            logits_BV = _without(batch.shaped(), shaping.forbidden) if shaping.forbidden and step == 0 else batch.shaped()
+            token_B = draw(logits_BV, heat_B[batch.rows, None], noise_B, shaping.top_p)
+            logprob_B = _logprob(batch.logits_BV, token_B) if scored else None
             going_B = ~torch.isin(token_B, stop) & batch.going_B
-            for row, token, going in zip(batch.rows, token_B.tolist(), going_B.tolist(), strict=True):
+            for place, (row, token, going) in enumerate(zip(batch.rows, token_B.tolist(), going_B.tolist(), strict=True)):
                 if going:
-                    completions[row].append(token)
+                    drawn[row].ids.append(token)
+                    if logprob_B is not None:
+                        drawn[row].logprobs.append(logprob_B[place])
                 else:
                     stops.setdefault(row, token)  # later tokens of a finished row mean nothing
             batch.going_B = going_B
             if step == steps - 1 or not going_B.any():
                 break
             batch.advance(token_B)
-    return [Drawn(ids, stops.get(row)) for row, ids in enumerate(completions)]
+    return [replace(one, stop=stops.get(row)) for row, one in enumerate(drawn)]
+
+
+def _without(logits_BV: torch.Tensor, forbidden: frozenset[int]) -> torch.Tensor:
+    """Return the logits with those of the forbidden tokens out of reach."""
+    import torch
+
+    return logits_BV.index_fill(1, torch.tensor(sorted(forbidden), device=logits_BV.device), -torch.inf)
+
+
+def _logprob(logits_BV: torch.Tensor, token_B: torch.Tensor) -> list[float]:
+    """Return the log-probability of one token a row, in nats."""
+    chosen: list[float] = logits_BV.float().log_softmax(-1).gather(1, token_B[:, None]).squeeze(1).double().tolist()
+    return chosen
 
 
 class _Batch:

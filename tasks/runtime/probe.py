@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.runtime.checkpoint import Checkpoints
-from tasks.runtime.generate import generate_ids
+from tasks.runtime.generate import Shaping, generate_ids
 from tasks.runtime.params import UserError
 from tasks.runtime.progress import Progress
 
@@ -63,21 +63,18 @@ def answers(
     With `forbidden` no answer begins with one of these tokens, nor is any empty.
     Raises UserError for a prompt that leaves no room in the context.
     """
-    banned = forbidden | {tokenizer.eos_token_id}
-    begun = _first_tokens(model, prompts, banned, batch_size) if forbidden else [[] for _ in prompts]
     drawn = generate_ids(
         model,
         tokenizer,
-        [[*prompt, *first] for prompt, first in zip(prompts, begun, strict=True)],
-        max_new_tokens=max_new_tokens - bool(forbidden),
+        [list(prompt) for prompt in prompts],
+        max_new_tokens=max_new_tokens,
         temperature=0,
         seed=0,
         batch_size=batch_size,
+        scored=True,
+        shaping=Shaping(forbidden=forbidden | {tokenizer.eos_token_id} if forbidden else forbidden),
     )
-    found = [[*first, *one.ids] for first, (one,) in zip(begun, drawn, strict=True)]
-    logprobs = logprobs_of(model, prompts, [[ids] for ids in found], batch_size=batch_size)
-    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
-    return [Answer(ids, each, text) for ids, (each,), text in zip(found, logprobs, texts, strict=True)]
+    return [Answer(one.ids, one.logprobs, str(tokenizer.decode(one.ids, skip_special_tokens=True))) for (one,) in drawn]
 
 
 def samples(
@@ -142,20 +139,6 @@ def in_portions(
             found[member] = value
         progress.advance(len(members))
     return found
-
-
-def _first_tokens(model: PreTrainedModel, prompts: Sequence[Ids], forbidden: frozenset[int], batch_size: int) -> list[list[int]]:
-    """Return the likeliest first token of each answer that is not forbidden."""
-    import torch
-
-    banned = torch.tensor(sorted(forbidden), device=model.device)
-    first = []
-    with torch.inference_mode():
-        for start in range(0, len(prompts), batch_size):
-            logits_BV = _encode(model, prompts[start : start + batch_size], cached=False).logits[:, -1].clone()
-            logits_BV[:, banned] = -torch.inf
-            first += [[token] for token in logits_BV.argmax(-1).tolist()]
-    return first
 
 
 def _encode(model: PreTrainedModel, prefixes: Sequence[Ids], cached: bool) -> Any:
