@@ -33,13 +33,15 @@ METRICS = (
     ("ap", "AP", max),
     ("accuracy", "accuracy", max),
     ("answer_rate", "answers", None),
-    ("accuracy_on_willing", "accuracy where it answers", max),
-    ("auroc_answer", "AUROC of the answer", max),
-    ("auroc_sure", "AUROC of the verdict", max),
+    ("accuracy_on_willing", "right of these", max),
+    ("auroc_answer", "AUROC, answer", max),
+    ("auroc_sure", "AUROC, verdict", max),
     ("aurc", "AURC", min),
     ("ece", "ECE", min),
 )
 """Number, what its column is called, and which of two systems' is better, if either."""
+PARTIAL = {"pretrain_w": ("answer_rate", "accuracy_on_willing"), "pretrain_w_r": ("answer_rate", "accuracy_on_willing")}
+"""Systems of which only some numbers are their own: for the rest they are the untuned model once more."""
 PANEL = {"width": 250, "height": 200}
 SQUARE = {"width": 250, "height": 230}
 WIDE = {"width": 420, "height": 300}
@@ -124,7 +126,7 @@ def cells(rates: Mapping[str, Any]) -> list[tuple[float | None, float | None]]:
 
 def table(systems: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Return every system's numbers on a set as (mean, standard deviation, whether none has a better mean)."""
-    own = {name: systems[name]["sets"][where] for name in NAMES}
+    own = {name: numbers_of(name, systems[name]["sets"][where]) for name in NAMES}
     best = {}
     for key, _, better in METRICS:
         means = [numbers[key]["mean"] for numbers in own.values() if numbers[key]["mean"] is not None]
@@ -132,6 +134,12 @@ def table(systems: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     return [
         {"name": NAMES[name], "cells": [told(numbers[key], best[key]) for key, _, _ in METRICS]} for name, numbers in own.items()
     ]
+
+
+def numbers_of(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a system that are its own, and nothing for the others."""
+    nothing = {"mean": None, "sd": None}
+    return {key: number if key in PARTIAL.get(name, numbers) else nothing for key, number in numbers.items()}
 
 
 def told(number: Mapping[str, Any], best: float | None) -> tuple[float | None, float | None, bool]:
