@@ -14,7 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,13 +26,15 @@ from tasks.runtime.records import OnBadRecord, Rejects, read_records, write_reco
 from tasks.runtime.stage import In, Out, Run, run_stage
 from tasks.runtime.theorem_prompt import Encoded, Layout, Posed, Renderer, save_layout, steps, tail
 
+Without = Literal["nothing", "words", "inline_comments", "blocks", "curriculum"]
+
 
 class Params(StageParams):
     """Order and context of the block data."""
 
     section: ClassVar[str] = "prover-data"
     seed: int = Field(0, ge=0)
-    """Seed of the order without a curriculum."""
+    """Seed of the records that are drawn, and of their order without a curriculum."""
     max_length: int = Field(512, ge=16, le=1_048_576)
     """Context: most tokens of a block, its target included."""
     curriculum: bool = True
@@ -41,10 +43,26 @@ class Params(StageParams):
     """Whether earlier records stand in front of the target."""
     ring: bool = True
     """Whether the first records are preceded by the last, as in the paper, or by nothing."""
+    without: Without = "nothing"
+    """What the paper's table leaves out, one thing at a time. `words`: prompts without words and proofs without comments.
+    `inline_comments`: all comments stand before the proof. `blocks`, `curriculum`: as above."""
+    records: int | None = Field(None, ge=2)
+    """Training records, drawn by the seed; null takes all."""
     layout: Layout = Layout()
     """How theorems are written into prompts."""
     on_bad_record: OnBadRecord = "stop"
     """Whether a malformed line stops the stage or is set aside."""
+
+
+def ablated(params: Params) -> Params:
+    """Return the params with what `without` names left out."""
+    changed: dict[Without, dict[str, Any]] = {
+        "words": {"layout": params.layout.model_copy(update={"informal": False, "comments": "none"})},
+        "inline_comments": {"layout": params.layout.model_copy(update={"comments": "head"})},
+        "blocks": {"block": False},
+        "curriculum": {"curriculum": False},
+    }
+    return params.model_copy(update=changed.get(params.without, {}))
 
 
 @dataclass
@@ -58,10 +76,14 @@ class Sorted:
 
 def main(params: Params, run: Run, *, records: In, tokenizer: In, out: Out, scores: Out) -> None:
     """Make block data of the training records in `records` (a file, or a folder with `records.jsonl`)."""
+    params = ablated(params)
     source = records / "records.jsonl" if records.is_dir() else records
     renderer = Renderer(load_tokenizer(tokenizer), params.layout)
     rejects = Rejects()
     given = [one for one in read_records(source, Posed, params.on_bad_record, rejects) if one.split == "train"]
+    if params.records is not None and params.records < len(given):
+        kept = set(random.Random(params.seed).sample(range(len(given)), params.records))
+        given = [one for number, one in enumerate(given) if number in kept]
     found = fitting(renderer, given, params, rejects, str(source))
     order = arranged([steps(record) for record in found.records], params)
     found.records, found.encoded = [found.records[n] for n in order], [found.encoded[n] for n in order]

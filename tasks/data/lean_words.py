@@ -1,7 +1,7 @@
-"""What a prover of Atlas starts from: a tokenizer that knows Lean, and the texts from which a base model learns both languages.
+"""What a prover of Atlas starts from: a tokenizer that knows Lean, and the texts from which a base model learns to read it.
 
-The base model sees the words of a theorem and its Lean text as one document each, uncommented and apart, so it learns to
-write both and not how one follows from the other. Only theorems of the training split are told.
+The base model reads files of several theorems, some told in words and commented, some bare, as a general model has read all
+kinds of Lean before it learns to prove. No theorem that is measured is among them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from tasks.data.regions.theorems.source import load_theorems
+from tasks.data.theorem_library import library
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish
 from tasks.runtime.records import read_records, write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
-from tasks.runtime.theorem_prompt import Posed, recommented, tail
+from tasks.runtime.theorem_prompt import Layout, Posed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,50 +32,58 @@ CHAT_TEMPLATE = (
 )
 
 
+WAYS = (Layout(), Layout(), Layout(comments="none"), Layout(comments="none", informal=False))
+"""How theorems are written in the texts, each as often as it stands here."""
+
+
 class Params(StageParams):
-    """Size of the vocabulary, and what is held back to measure the base model."""
+    """Size of the vocabulary and of the texts."""
 
     section: ClassVar[str] = "lean-words"
     seed: int = Field(0, ge=0)
-    """Seed of the order of the texts and of those held back."""
-    vocabulary: int = Field(1024, ge=300, le=65_536)
+    """Seed of new theorems, and of the order and way in which all are written."""
+    vocabulary: int = Field(600, ge=300, le=65_536)
     """Most tokens; the bytes are 256 of them."""
     max_length: int = Field(1024, ge=64, le=131_072)
     """Longest text, in tokens, that the models of this tokenizer take."""
-    heldout: float = Field(0.03, gt=0, lt=0.5)
-    """Share of the texts on which the base model is measured."""
+    library: int = Field(400, ge=0, le=100_000)
+    """Theorems of each family, at most, that are told beside the training records; no Lean has checked them."""
+    file: int = Field(8, ge=1, le=1000)
+    """Theorems of one text."""
+    heldout: int = Field(12, ge=1)
+    """Texts on which the base model is measured."""
 
 
-def main(params: Params, run: Run, *, records: In, corpus: Out, tokenizer: Out) -> None:
-    """Write the texts of the records in `records` (a file, or a folder with `records.jsonl`) and their tokenizer."""
+def main(params: Params, run: Run, *, atlas: In, drafts: In, records: In, corpus: Out, tokenizer: Out) -> None:
+    """Write texts of the training records in `records`, and of new theorems of Atlas, and their tokenizer."""
     source = records / "records.jsonl" if records.is_dir() else records
-    known = [record for record in read_records(source, Posed) if record.split == "train"]
-    texts = list(dict.fromkeys(text for record in known for text in documents(record) if text.strip()))
-    held = max(1, round(len(texts) * params.heldout))
-    if len(texts) <= held:
-        raise UserError(f"{source}: {len(texts)} texts of training records, too few to learn from; give more records")
-    random.Random(params.seed).shuffle(texts)
+    told = [record for record in read_records(source, Posed) if record.split == "train"]
+    if params.library:
+        told += library(load_theorems(atlas), read_records(drafts, Posed), params.library, params.seed)
+    texts = files(told, params)
+    if len(texts) <= params.heldout:
+        raise UserError(f"{source}: {len(texts)} texts, of which lean-words.heldout: {params.heldout} are held out; lower it")
     with publish(corpus) as draft:
-        write_records(draft / "pretrain.jsonl", [{"text": text} for text in texts[held:]])
-        write_records(draft / "perplexity.jsonl", [{"text": text} for text in texts[:held]])
+        write_records(draft / "pretrain.jsonl", [{"text": text} for text in texts[params.heldout :]])
+        write_records(draft / "perplexity.jsonl", [{"text": text} for text in texts[: params.heldout]])
     with publish(tokenizer) as draft:
-        byte_pairs(commented(known), params.vocabulary, params.max_length).save_pretrained(draft)
+        byte_pairs(texts, params.vocabulary, params.max_length).save_pretrained(draft)
 
 
-def documents(record: Posed) -> list[str]:
-    """Return a record's words, and its statement with the bare proof. Raises UserError for a proof of another statement."""
-    try:
-        bare = recommented(tail(record.Proof, record.Statement), "none")
-    except ValueError as error:
-        raise UserError(f"record {record.Name}: {error}; mend its Proof or Statement") from None
-    return [record.informal, record.Statement + bare]
+def files(records: Sequence[Posed], params: Params) -> list[str]:
+    """Return texts of `file` theorems each, mixed and written in several ways, drawn by the seed.
 
-
-def commented(records: Sequence[Posed]) -> Iterable[str]:
-    """Yield what the tokenizer learns from: words and commented proofs."""
-    for record in records:
-        yield record.informal
-        yield record.Commented_proof or record.Proof
+    Raises UserError for a proof that does not prove its statement.
+    """
+    draw = random.Random(params.seed)
+    told = []
+    for record in draw.sample(records, len(records)):
+        layout = draw.choice(WAYS)
+        try:
+            told.append(layout.question(record) + layout.shown(record))
+        except ValueError as error:
+            raise UserError(f"record {record.Name}: {error}; mend its Proof or Statement") from None
+    return ["\n\n".join(told[start : start + params.file]) for start in range(0, len(told), params.file)]
 
 
 def byte_pairs(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:

@@ -31,7 +31,7 @@ def words(tmp_path_factory):
 def made(tmp_path, words):
     """Run the stage on records; returns its blocks, its scores and the lines of its order."""
 
-    def run(records, **params):
+    def run(records, /, **params):
         params = {"max_length": LENGTH, **params}
         write_records(tmp_path / "records.jsonl", records)
         place = {"records": tmp_path / "records.jsonl", "tokenizer": words}
@@ -122,6 +122,30 @@ def test_the_same_theorem_under_another_name_is_no_example(made):
     for number, name in enumerate(names):
         seen = {names[n] for n in data.examples_of(number)}
         assert not ({name} | ({"chain_1", "other"} if name in ("chain_1", "other") else set())) & seen
+
+
+@pytest.mark.parametrize(
+    ("without", "layout"),
+    [
+        ("nothing", Layout()),
+        ("words", Layout(informal=False, comments="none")),
+        ("inline_comments", Layout(comments="head")),
+        ("blocks", Layout()),
+        ("curriculum", Layout()),
+    ],
+)
+def test_one_thing_is_left_out_at_a_time(made, tmp_path, without, layout):
+    _, scores, order = made(world(), without=without)
+    assert load_layout(tmp_path / "out") == layout
+    assert (scores["examples_mean"] == 0) == (without == "blocks")
+    steps_ = [line["steps"] for line in order]
+    assert (steps_ == sorted(steps_)) == (without != "curriculum")
+
+
+def test_the_seed_draws_the_records(made):
+    drawn = [{line["Name"] for line in made(world(), records=10, seed=seed)[2]} for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(len(names) == 10 for names in drawn)
 
 
 def test_no_blocks_means_no_examples(made):
