@@ -43,7 +43,7 @@ class Posed(Record):
     Generated_informal_statement_and_proof: str | None = None
     """What a model wrote, where the source has no words of its own."""
     family: str = ""
-    steps: int | None = Field(None, ge=0)
+    steps: int | None = Field(default=None, ge=0)
     """Steps until all goals are closed; counted from the proof where it is missing."""
     split: str = "train"
 
