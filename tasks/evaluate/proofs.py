@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal
@@ -75,7 +76,7 @@ def main(params: Params, run: Run, *, attempts: In, runs: In, records: In, const
     known = read_records(records, Posed)
     tried = {str(seed): {name: read_attempts(attempts, seed, name) for name in params.without} for seed in params.seeds}
     wanted = wanted_theorems(known, [one for seed in tried.values() for of in seed.values() for one in of])
-    seeds = {seed: {name: shares(of, wanted) for name, of in by_name.items()} for seed, by_name in tried.items()}
+    seeds = {seed: {str(name): shares(of, wanted) for name, of in by_name.items()} for seed, by_name in tried.items()}
     whole = [of for by_name in tried.values() if (of := by_name.get("nothing"))]
     told = {
         "backend": ", ".join(sorted({read(runs / f"prove/{seed}.json")["backend"] for seed in params.seeds})),
@@ -155,7 +156,7 @@ def summary(seeds: Sequence[Mapping[str, Any]], confidence: float) -> dict[str, 
 
 
 def by_family(seeds: Sequence[Attempts], wanted: Mapping[str, Posed], constants: Rows) -> list[dict[str, Any]]:
-    """Return for each family its theorems, the share proved in the first round and in all, of samples, and by a constant tactic."""
+    """Return each family's theorems, and the share proved in the first round, in all, of samples, and by a constant tactic."""
     told = {row["family"]: 100 * float(row["any"]) for row in constants}
     families: dict[str, list[str]] = defaultdict(list)
     for name, one in wanted.items():
@@ -178,9 +179,7 @@ def by_difficulty(seeds: Sequence[Attempts], wanted: Mapping[str, Posed]) -> lis
     for name, one in wanted.items():
         if one.split == SEEN:
             bands[max(start for start in STEPS if start <= max(1, steps(one)))].append(name)
-    ends = [
-        *(str(start) if start + 1 == after else f"{start}–{after - 1}" for start, after in zip(STEPS, STEPS[1:], strict=False))
-    ]
+    ends = [str(start) if start + 1 == after else f"{start}–{after - 1}" for start, after in pairwise(STEPS)]
     labels = dict(zip(STEPS, [*ends, f"{STEPS[-1]}+"], strict=True))
     return [{"steps": labels[start], "theorems": len(names), **_proved(seeds, names)} for start, names in bands.items() if names]
 

@@ -49,7 +49,7 @@ def rows_of(rounds: figures.Rows, split: str) -> list[Mapping[str, str]]:
 
 
 def by_round(split: str, rows: figures.Rows) -> figures.Figure:
-    """Draw the share proved after each round: the whole method boldly with its seeds faintly, the others thinly with their names."""
+    """Draw the share proved after each round: the whole method boldly with its seeds faintly, the others thinly."""
     last = max(int(row["round"]) for row in rows)
     courses = {name: course([row for row in rows if row["without"] == name], last) for name in NAMES}
     means = {name: [fmean(each) for each in zip(*found, strict=True)] for name, found in courses.items() if found}
@@ -58,14 +58,15 @@ def by_round(split: str, rows: figures.Rows) -> figures.Figure:
     top = max(10.0, *(value for found in courses.values() for seed in found for value in seed))
     chart = Chart(SPLITS[split], f"After the last round: {said}.", x, Axis("% proved", 0.0, min(100.0, top * 1.08)), **PANEL)
     for name, values in means.items():
-        kind = "averaged" if name == "nothing" else "early"
+        points = list(enumerate(values, 1))
         if name == "nothing":
             for seed in courses[name]:
-                chart.line(list(enumerate(seed, 1)), f"{kind} faint")
-        chart.line(list(enumerate(values, 1)), kind if name == "nothing" else f"{kind} faint")
-        chart.marks(
-            list(enumerate(values, 1)), kind, "circle" if name == "nothing" else "square", 4 if name == "nothing" else 2.4
-        )
+                chart.line(list(enumerate(seed, 1)), "averaged faint")
+            chart.line(points, "averaged")
+            chart.marks(points, "averaged", "circle", 4)
+        else:
+            chart.line(points, "early faint")
+            chart.marks(points, "early", "square", 2.4)
     return figures.Figure(SPLITS[split], chart.svg())
 
 
