@@ -45,15 +45,15 @@ class Params(StageParams):
     """A byte-level T5 encoder to start from (a folder); none: a new one of the shape below."""
     hidden_size: int = Field(64, ge=8, le=4096)
     """Width; heads are 16 wide."""
-    layers: int = Field(2, ge=1, le=48)
+    layers: int = Field(1, ge=1, le=48)
     """Layers of the encoder."""
-    max_bytes: int = Field(192, ge=16, le=8192)
+    max_bytes: int = Field(128, ge=16, le=8192)
     """Longer statements are cut there: the vector is of their beginning."""
-    epochs: int = Field(8, ge=1, le=1000)
+    epochs: int = Field(3, ge=1, le=1000)
     """Passes over the training pairs."""
     batch_size: int = Field(32, ge=2, le=4096)
     """Pairs of a batch."""
-    learning_rate: float = Field(2e-3, gt=0, lt=1)
+    learning_rate: float = Field(4e-3, gt=0, lt=1)
     """Peak learning rate of AdamW."""
 
 

@@ -90,19 +90,31 @@ def monotone(source: Theorems, rng: random.Random, level: int) -> Instance:
 
 
 def int_monotone(source: Theorems, rng: random.Random, level: int) -> Instance:
-    """The same for integers with + and -, of which - turns its second inequality round."""
-    return _built_alike(source, rng, "Int", [rng.choice("+-") for _ in range(level)])
+    """The same for integers with + and -, of which - turns its second inequality round, and a factor that is not negative."""
+    return _built_alike(source, rng, "Int", [rng.choice("+-") for _ in range(level)], scaled=rng.randint(0, level))
 
 
-def _built_alike(source: Theorems, rng: random.Random, kind: str, signs: list[str]) -> Instance:
-    letters = alphabet(rng, source.alphabets, 2 * len(signs) + 2)
-    pairs = list(zip(letters[::2], letters[1::2], strict=True))
-    proof = Derivation(rng, [f"{low} ≤ {high}" for low, high in pairs])
+def _built_alike(source: Theorems, rng: random.Random, kind: str, signs: list[str], scaled: int | None = None) -> Instance:
+    """Join inequalities by the signs, at random places; after `scaled` of them one part is multiplied by a letter."""
+    sides = 2 * len(signs) + 2
+    letters = alphabet(rng, source.alphabets, sides + (scaled is not None))
+    pairs, factor = list(zip(letters[:sides:2], letters[1:sides:2], strict=True)), letters[-1]
+    proof = Derivation(rng, [f"{low} ≤ {high}" for low, high in pairs] + [f"0 ≤ {factor}"] * (scaled is not None))
     parts = [_Sides(low, high, 3, proof.given[f"{low} ≤ {high}"]) for low, high in pairs]
-    for sign in signs:
-        place = rng.randrange(len(parts) - 1)
-        parts[place : place + 2] = [_joined(proof, kind, sign, *parts[place : place + 2])]
+    for number in range(len(signs) + 1):
+        if number == scaled:
+            place = rng.randrange(len(parts))
+            parts[place] = _scaled(proof, factor, parts[place])
+        if number < len(signs):
+            place = rng.randrange(len(parts) - 1)
+            parts[place : place + 2] = [_joined(proof, kind, signs[number], *parts[place : place + 2])]
     return proof.instance(names_of(letters, kind))
+
+
+def _scaled(proof: Derivation, factor: str, part: _Sides) -> _Sides:
+    low, high = (f"{factor} * {_bound(side, part.binds, 3)}" for side in (part.low, part.high))
+    rule = "Int.mul_le_mul_of_nonneg_left"
+    return _Sides(low, high, 2, proof.apply(rule, part.fact, proof.given[f"0 ≤ {factor}"], says=f"{low} ≤ {high}"))
 
 
 def _joined(proof: Derivation, kind: str, sign: str, first: _Sides, second: _Sides) -> _Sides:
