@@ -23,6 +23,7 @@ from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish, publish_json
 from tasks.runtime.records import Record, read_records, write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
+from tasks.runtime.verdicts import refuses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -207,7 +208,7 @@ def _row(params: Params, one: Reflected, kept: Cluster, rationale: str) -> dict[
     """Return a conversation that ends with the confidence, and how it came about."""
     text = one.texts[kept.members[0]]
     found = ANSWER.search(text)
-    level = agreement(kept.size, len(one.texts))
+    level = 0 if refuses(kept.answer) else agreement(kept.size, len(one.texts))  # a refusal is never the answer
     response = write_response(kept.answer, rationale, level, text[: found.start()] if found else "")
     messages = [{"role": "user", "content": one.question.prompt}, {"role": "assistant", "content": response}]
     origin = {"keep_rule": params.keep, "summariser": params.summariser, "is_gold": is_gold(kept, one.question.answers)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tasks.runtime.confidence import normalise
 from tasks.runtime.models import encode_completion
 from tasks.runtime.params import UserError
 
@@ -71,6 +72,11 @@ def ended(answer: str) -> str:
 def is_refusal(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Whether an answer is one of the refusals, in the words that the tokenizer can write."""
     return _written(tokenizer, text) in {_written(tokenizer, refusal) for refusal in REFUSALS}
+
+
+def refuses(answer: str) -> bool:
+    """Whether an answer is one of the refusals by its words alone, whatever stands between them: for one that was decoded."""
+    return normalise(answer) in {normalise(refusal) for refusal in REFUSALS}
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

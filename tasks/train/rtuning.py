@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from tasks.runtime.confidence import add_words, unknown_words
 from tasks.runtime.fit.params import FitParams
 from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
-from tasks.runtime.models import check_folder, load_causal, load_tokenizer, set_determinism
+from tasks.runtime.models import check_folder, load_causal, set_determinism
 from tasks.runtime.packing import IGNORED, Example, collate, pack
 from tasks.runtime.params import UserError
 from tasks.runtime.probe import plain
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Record, read_records
 from tasks.runtime.stage import In, Out, Run
-from tasks.runtime.verdicts import Variant, Verdicts, encode_answer, encode_verdicts
+from tasks.runtime.verdicts import SENTENCE, Variant, Verdicts, encode_answer, encode_verdicts
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +58,11 @@ def main(params: Params, run: Run, *, base: In, data: In, out: Out, scores: Out,
     check_folder(base)
     place = here()
     set_determinism(params.seed, place.threads(params.threads))
-    tokenizer = plain(load_tokenizer(base))
     source = data / params.variant / "train.jsonl"
-    examples = encode(tokenizer, read_records(source, Row), params, source)
+    rows = read_records(source, Row)
+    model, tokenizer = load_causal(base)
+    add_words(model, tokenizer, unknown_words(tokenizer, [text for row in rows for text in spoken(row)]))
+    examples = encode(plain(tokenizer), rows, params, source)
 
     from transformers import TrainingArguments
 
@@ -67,7 +70,6 @@ def main(params: Params, run: Run, *, base: In, data: In, out: Out, scores: Out,
     from tasks.runtime.fit.trainer import PackedLoss, arguments, check_context, publish_model, trainable
 
     plan = Plan(run, params, place, [len(ids) for ids, _ in examples])
-    model, _ = load_causal(base)
     check_context(model, params, base)
     trainer = PackedLoss(
         trainable(model, place),
@@ -91,6 +93,11 @@ def main(params: Params, run: Run, *, base: In, data: In, out: Out, scores: Out,
             },
         )
         run.checkpoints.clear()
+
+
+def spoken(row: Row) -> list[str]:
+    """Return what a model must be able to say for a row; a tokenizer of whole words may lack the words of a refusal."""
+    return [row.answer, *([SENTENCE, row.verdict] if row.verdict is not None else [])]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], params: Params, source: Path) -> list[Example]:

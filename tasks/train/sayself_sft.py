@@ -45,8 +45,8 @@ class Reflection(Record):
     """A question, and the response to be learned."""
 
     messages: list[Turn] = Field(min_length=2, max_length=2)
-    c: int = Field(ge=0, le=SCALE)
-    """Confidence with which the response ends."""
+    c: int | None = Field(ge=0, le=SCALE)
+    """Confidence with which the response ends; None for one that states none, as in rehearsal of something else."""
 
 
 def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out, curve: Out) -> None:
@@ -95,7 +95,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, records: Sequence[Reflection], pa
 def _example(tokenizer: PreTrainedTokenizerBase, record: Reflection, params: Params, where: str) -> Example:
     asked, said = record.messages
     if (asked.role, said.role) != ("user", "assistant") or parse_confidence(said.content) != record.c:
-        raise UserError(f"{where}: must be a user's turn and an assistant's that ends with `Confidence: {record.c}`")
+        end = "without `Confidence:`" if record.c is None else f"that ends with `Confidence: {record.c}`"
+        raise UserError(f"{where}: must be a user's turn and an assistant's {end}")
     prompt, answer = encode_prompt(tokenizer, asked.content), encode_completion(tokenizer, said.content)
     if len(prompt) + len(answer) > params.max_length:
         raise UserError(
