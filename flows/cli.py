@@ -446,10 +446,14 @@ def interruptible() -> Iterator[None]:
 
 
 def _keep_page_in_step(prepared: Prepared) -> None:
-    """Write the report's page again when the report is among the targets and shows something else than its summary."""
+    """Write the report's page again when the report is among the targets and shows something else than its summary.
+
+    It tells of the studies too, so it is written again when one of them has been run.
+    """
     from flows.report import STAGE, in_step, write_again
 
-    if STAGE in prepared.targets and not in_step(prepared.root):
+    kept = in_step(prepared.root)
+    if kept if prepared.graph.study else STAGE in prepared.targets and not kept:
         write_again(prepared.root, prepared.graph.stages[STAGE])
 
 

@@ -18,6 +18,7 @@ from tasks.evaluate.page.changes import keep, last_different, read_kept
 from tasks.evaluate.page.figures import Rows, read_curve
 from tasks.evaluate.page.page import Findings, render
 from tasks.evaluate.page.pipeline import HISTORY, Stage, stages_of, with_records
+from tasks.evaluate.page.studies import read_studies
 from tasks.evaluate.page.summary import summarise
 from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, read_yaml
 from tasks.runtime.publish import publish, publish_json
@@ -57,6 +58,7 @@ def main(params: Params, run: Run, *, base_scores: In, scores: In, generations: 
         curves=read_curves(base_scores, scores),
         generations=read_generations(generations),
         pipeline=pipeline,
+        studies=read_studies(page.parent),
         params={name: section for name, section in read_yaml(PARAMS_FILE).items() if isinstance(section, Mapping)},
     )
     with publish(page) as draft:

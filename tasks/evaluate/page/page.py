@@ -13,6 +13,7 @@ from typing import Any
 from tasks.evaluate.page import figures, pipeline
 from tasks.evaluate.page.changes import Changes
 from tasks.evaluate.page.frame import style, template, told_claims
+from tasks.evaluate.page.studies import Study
 
 WHO = {"base": "base", "sft": "before RLHF", "raft": "after RLHF", "average": "averaged"}
 """Whose answers are shown, in this order."""
@@ -30,6 +31,7 @@ class Findings:
     curves: Mapping[str, figures.Rows]
     generations: Sequence[Mapping[str, Any]]
     pipeline: Sequence[pipeline.Stage]
+    studies: Sequence[Study]
     params: Mapping[str, Mapping[str, Any]]
     """The sections of params.yaml in effect."""
 
@@ -59,6 +61,7 @@ def context(findings: Findings, samples: int) -> dict[str, Any]:
         "samples": sample_groups(findings.generations, samples),
         "who": WHO,
         "claims": told_claims(summary["claims"]),
+        "studies": [(study, told_claims(study.ledger.get("claims", ()))) for study in findings.studies],
         "scores": summary["scores"],
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
         **provenance(findings),
