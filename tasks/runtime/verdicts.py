@@ -6,10 +6,10 @@ verdict are encoded each on its own, so that what was trained is token for token
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tasks.runtime.confidence import normalise
 from tasks.runtime.models import encode_completion
 from tasks.runtime.params import UserError
 
@@ -76,7 +76,11 @@ def is_refusal(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 
 def refuses(answer: str) -> bool:
     """Whether an answer is one of the refusals by its words alone, whatever stands between them: for one that was decoded."""
-    return normalise(answer) in {normalise(refusal) for refusal in REFUSALS}
+    return _words(answer) in map(_words, REFUSALS)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
