@@ -6,7 +6,7 @@ are the cheapest start there is (Sanh et al. 2019, DistilBERT, section 3). Vocab
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -41,7 +41,7 @@ def halve(model: PreTrainedModel, every: int) -> None:
     """Leave one layer of every so many, in place. Raises UserError for a model without a list of layers, or with too few."""
     import torch
 
-    inner = model.base_model
+    inner: Any = model.base_model
     layers = inner._modules.get("layers")
     if not isinstance(layers, torch.nn.ModuleList) or len(layers) < every:
         raise UserError("halve: the teacher needs a list `layers` with at least `every` of them, as Llama and its kin have")

@@ -125,8 +125,8 @@ def likeliest(logits_NV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tens
 
     found = []
     for logits in logits_NV.split(max(1, PORTION // logits_NV.shape[1])):
-        ids = largest(logits, k)
-        found.append((ids, logits.softmax(-1).gather(1, ids)))
+        best = largest(logits, k)
+        found.append((best, logits.softmax(-1).gather(1, best)))
     ids, probs = zip(*found, strict=True)
     return torch.cat(ids), torch.cat(probs)
 
