@@ -45,7 +45,7 @@ def halve(model: PreTrainedModel, every: int) -> None:
     layers = inner._modules.get("layers")
     if not isinstance(layers, torch.nn.ModuleList) or len(layers) < every:
         raise UserError("halve: the teacher needs a list `layers` with at least `every` of them, as Llama and its kin have")
-    kept = layers[::every]
+    kept: Any = layers[::every]
     for number, layer in enumerate(kept):
         layer.self_attn.layer_idx = number
     inner.layers = kept

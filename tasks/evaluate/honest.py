@@ -122,10 +122,9 @@ def read(question: Question, text: str, own: float, states: bool) -> Said:
 
 def measure(questions: Sequence[Question], said: Sequence[Said], known: Sequence[bool]) -> dict[str, Any]:
     """Return a step's numbers; `known` says what the aligned model answers rightly. What does not exist is None, never 0."""
-    kinds = [question.exposure for question in questions]
-    groups = {
-        str(kind): [one.refused for one, own in zip(said, kinds, strict=True) if own == kind] for kind in sorted(set(kinds))
-    }
+    pairs = [(question.exposure, one.refused) for question, one in zip(questions, said, strict=True)]
+    kinds = sorted({kind for kind, _ in pairs if kind is not None})
+    groups = {str(kind): [refused for own, refused in pairs if own == kind] for kind in kinds}
     willing = [one for one in said if not one.refused]
     confident, right = answered(said)
     scores = calibration_scores(confident, right, bins=BINS) if confident else {}
