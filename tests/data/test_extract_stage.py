@@ -58,3 +58,14 @@ def test_a_folder_without_theorems_is_refused(tmp_path):
     (tmp_path / "lean").mkdir()
     with pytest.raises(UserError, match="holds no finished theorem"):
         start(tmp_path, tmp_path / "lean")
+
+
+@pytest.mark.real
+def test_real_blueprint_files_come_with_the_words_of_their_index(tmp_path, real_data):
+    """40 files; the index has 622 pairs, and one lemma more has both texts. Unfinished proofs are set aside, not lost."""
+    scores = start(tmp_path, real_data / "data/lean/pnt.jsonl", unfinished=True)
+    assert scores["with_words"] == 623
+    assert (scores["theorems"], sum(scores["rejected"].values())) == (2442, 363)
+    finished = start(tmp_path, real_data / "data/lean/pnt.jsonl")
+    assert finished["theorems"] + finished["unfinished"] == 2442
+    assert finished["unfinished"] > 0
