@@ -35,8 +35,8 @@ class Params(StageParams):
     """Different proofs that a theorem needs."""
     constants: list[Annotated[str, Field(pattern=r"^[a-z]\w*$")]] = Field(default=["rfl", "decide", "omega", "simp", "grind"])
     """Tactics tried alone on every theorem that is measured."""
-    batch: int = Field(400, ge=1)
-    """Candidates given to the checker at once."""
+    batch: int = Field(100, ge=1)
+    """Candidates given to the checker at once: what a kill can cost, since verdicts are kept batch by batch."""
 
 
 def main(params: Params, run: Run, *, drafts: In, out: Out, scores: Out, curve: Out) -> None:
