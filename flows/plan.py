@@ -127,6 +127,8 @@ def _code_changes(view: _View, dep: Any, manifest: Foreseen) -> list[str]:
     from flows.manifests import changes
 
     path = view.pipeline.path(dep)
+    if not dep.hash_info:
+        return _dep_change(path, "new")
     return changes(path, view.pipeline.cached_text(dep), manifest.text) if view.pipeline.status(dep, view.foreseen) else []
 
 

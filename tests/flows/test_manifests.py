@@ -94,6 +94,12 @@ def test_a_cell_left_behind_by_a_run_that_stopped_still_tells_why(root):
     assert stale(root) == {"code": (), "one": (), "two": (changed := ("code tasks/toy/two.py changed",)), "both": changed}
 
 
+def test_a_manifest_that_was_no_dep_before_is_called_new(root):
+    old, new = "deps: [code/tasks.toy.two.json]", "deps: [code/tasks.toy.two.json, code/tasks.toy.one.json]"
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text().replace(old, new))
+    assert stale(root)["two"] == ("dep code/tasks.toy.one.json is new",)
+
+
 def test_without_the_old_manifest_the_manifest_is_named(root):
     import shutil
 
