@@ -8,6 +8,8 @@ import pytest
 from tasks.evaluate.dpa import Params as EvalParams
 from tasks.evaluate.dpa import judge_seed, summary
 from tasks.evaluate.dpa_report import Params, main
+from tasks.evaluate.page.figures import read_curve
+from tasks.evaluate.page.steered import render
 from tasks.runtime.publish import publish_curve, publish_json
 
 ANGLES = [-45.0, 0.0, 45.0]
@@ -58,6 +60,16 @@ def test_the_page_shows_the_front_by_angle_and_the_table_and_runs_nothing(told):
     assert page.count("<b>") >= 2 * len(ANGLES)
     for said in ("0.0001", "-45°", "45°", "scalar RAFT", "The front by the truth", "By the reward model"):
         assert said in page
+
+
+@pytest.mark.parametrize(
+    ("miss", "said"),
+    [(0, "It does in every row."), (1, "1 bin, which counts as diagonal dominance"), (2, "2 bins; within one would be")],
+)
+def test_the_page_says_whether_the_diagonal_dominates(told, miss, said):
+    found = json.loads((told / "evaluation.json").read_text()) | {"off_diagonal": miss, "off_diagonal_model": miss}
+    claims = json.loads((told / "claims.json").read_text())
+    assert render("A", found, read_curve(told / "rows.csv"), claims).count(said) == 2
 
 
 def test_the_table_of_rows_is_whole(told):

@@ -13,6 +13,8 @@ from tasks.evaluate.page.svg import Axis, Chart, Point
 
 PANEL = {"width": 250, "height": 200}
 JUDGES = {"true": "by the truth", "model": "by the reward model"}
+MISSES = {"true": "off_diagonal", "model": "off_diagonal_model"}
+"""By how many bins the best conditioned angle misses the scoring one at most."""
 
 
 def render(title: str, evaluation: Mapping[str, Any], rows: figures.Rows, claims: Mapping[str, Any]) -> str:
@@ -25,7 +27,7 @@ def render(title: str, evaluation: Mapping[str, Any], rows: figures.Rows, claims
         fronts=[front(rows, evaluation, judge) for judge in JUDGES],
         courses=courses(evaluation),
         length=by_angle(rows),
-        tables=[(JUDGES[judge], table(evaluation, judge)) for judge in JUDGES],
+        tables=[(JUDGES[judge], evaluation[MISSES[judge]], table(evaluation, judge)) for judge in JUDGES],
         angles=evaluation["angles"],
         rates=[(rate, float(rate) == evaluation["dpo_rate"], values) for rate, values in evaluation["dpo_rates"].items()],
         claims=told_claims(claims["claims"]),
