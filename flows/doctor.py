@@ -34,6 +34,7 @@ State = Literal["ok", "note", "fault", "mended"]
 CONSTRAINTS = Path("infra/constraints.txt")
 CHECKPOINTS = Path(".temper/checkpoints")
 DAMAGED = Path(".temper/damaged")
+LEAN = Path(".temper/lean")
 FREE_GIB = 5.0
 RECENT = 50
 REPAIR = "temper doctor --repair"
@@ -149,26 +150,20 @@ def _prefect() -> Finding:
 
 
 def _lean(root: Path) -> Finding:
-    """Tell whether the proof checker is installed; a stage that needs it installs it by itself."""
-    done = _installer(root, "--check")
-    if done.returncode:
-        return Finding("lean", "note", "the proof checker is not installed here", INSTALL_LEAN)
-    return Finding("lean", "ok", done.stdout.strip())
+    """Tell whether the proof checker is installed; a stage that needs it looks it over, and installs it by itself."""
+    if seals := sorted(root.glob(f"{LEAN}/*/installed.json")):
+        return Finding("lean", "ok", f"the proof checker is in {seals[-1].parent.relative_to(root)}")
+    return Finding("lean", "ok", f"the proof checker is not installed, nor has a stage needed it; `{INSTALL_LEAN}` does it now")
 
 
 def install_lean(root: Path) -> None:
     """Install the proof checker into the checkout. Raises UserError with the installer's own words when it cannot be had."""
-    done = _installer(root)
-    if done.returncode:
-        raise UserError(done.stderr.strip() or "the proof checker cannot be installed")
-
-
-def _installer(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run the installer of the room that checks proofs, as a child: this module imports no room."""
     home = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-m", "tasks.prove.install", *flags]
-    return subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True, check=False)
+    command = [sys.executable, "-m", "tasks.prove.install"]  # as a child: this module imports no room
+    done = subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise UserError(done.stderr.strip() or "the proof checker cannot be installed")
 
 
 def _pipeline(root: Path) -> Finding:

