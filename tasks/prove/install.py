@@ -40,7 +40,7 @@ NODE_SHA256 = {
     "x86_64": "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
     "aarch64": "4e029dadfae1295876063c96b236f673487e8c27379fe146c1e2250283520227",
 }
-LAYOUT = 1
+LAYOUT = 2
 """Raise it when what is made of the packages changes: an older folder is then made anew."""
 NEEDED_GIB = 1.0
 """Room for both downloads and all that is in them."""
@@ -197,6 +197,15 @@ _CHANGES = {
         "lib.places??=new Map(Object.keys(lib.exports).map((name,place)=>[name,place]));newSymIndex=lib.places.get(symbol)??-1;"
     ),
     "var pthreadPoolSize=4;": "var pthreadPoolSize=1;",
+    # A thread that dies tells the main one, which waits for it and never hears: it takes the process along instead.
+    'process.on("uncaughtException",err=>{postMessage({cmd:"uncaughtException",error:err});process.exit(1)})': (
+        'process.on("uncaughtException",err=>{'
+        'fs.writeSync(2,`lean died: ${err.stack??err}\\n`);process.kill(process.pid,"SIGKILL")})'
+    ),
+    # Proofs are elaborated in threads; Lean recurses deeper than the 4 MB that Node gives one.
+    'new Worker(pthreadMainJs,{workerData:"em-pthread",name:"em-pthread"})': (
+        'new Worker(pthreadMainJs,{workerData:"em-pthread",name:"em-pthread",resourceLimits:{stackSizeMb:256}})'
+    ),
     "assignWasmExports(wasmExports);updateGOT": (
         'assignWasmExports(wasmExports);Module["wasm"]=wasmExports;Module["memory"]=()=>wasmMemory;updateGOT'
     ),

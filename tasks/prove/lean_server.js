@@ -121,7 +121,8 @@ function serve() {
       said.push(JSON.parse(text(wasm.l_Lean_Json_compress(wasm.l_Lean_Message_toJson(held(field(list, 0)))))));
       list = part(list, 1);
     }
-    return said.filter((m) => !m.isSilent).map(({ severity, pos, endPos, data }) => ({ severity, pos, endPos, data }));
+    const word = (severity) => (severity === "information" ? "info" : severity); // as the REPL says it
+    return said.filter((m) => !m.isSilent).map((m) => ({ severity: word(m.severity), pos: m.pos, endPos: m.endPos, data: m.data }));
   }
 
   // What a declaration is: its constant in the environment of a command state, or null.

@@ -2,7 +2,7 @@
 
 Command mode alone is used: tactic mode has accepted wrong proofs. The protocol is that of the community's REPL; what differs
 between a native Lean and ours, how it is started and how its environment is looked at, is a `Lean`. A candidate that makes Lean
-hang or die takes only itself along: Lean is started again, and a candidate whose Lean died is tried once more in a fresh one.
+hang or die takes only itself along: Lean is started again, and the candidate is tried once more, first in a fresh one.
 """
 
 from __future__ import annotations
@@ -127,10 +127,8 @@ class ReplChecker:
                 break
             except Lost as lost:
                 self.stop()
-                if lost.cause == "late":
-                    found = Refusal("timeout", str(lost), None)
-                    break
-                found = Refusal("crashed", f"Lean was lost {attempt} times: {lost}", None)
+                late = Refusal("timeout", str(lost), None)
+                found = late if lost.cause == "late" else Refusal("crashed", f"Lean was lost {attempt} times: {lost}", None)
         return self._say(found, time.perf_counter() - begun)
 
     def _say(self, found: Refusal | None, seconds: float) -> Verdict:

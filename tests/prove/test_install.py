@@ -15,6 +15,8 @@ from tasks.runtime.params import UserError
 
 SCRIPT = (
     'var Module=typeof Module!="undefined"?Module:{};var used=_one;var pthreadPoolSize=4;'
+    'process.on("uncaughtException",err=>{postMessage({cmd:"uncaughtException",error:err});process.exit(1)});'
+    'worker=new Worker(pthreadMainJs,{workerData:"em-pthread",name:"em-pthread"});'
     "newSymIndex=Object.keys(lib.exports).indexOf(symbol);assignWasmExports(wasmExports);updateGOT(o);"
     "var _main,_one,_two;function assignWasmExports(wasmExports){"
     '_main=Module["_main"]=wasmExports["main"];_one=Module["_one"]=wasmExports["one"];_two=Module["_two"]=wasmExports["two"]}'

@@ -78,7 +78,7 @@ def test_what_goes_wrong_with_one_candidate_stays_with_it(tmp_path):
     words = ["HANG", "rfl", "DIE", "rfl", "GARBAGE", "rfl", "WRONG", "rfl", "HOLE", "rfl"]
     with repl(tmp_path, seconds=2) as checker:
         found = checker.check([saying(word) for word in words])
-        assert checker.starts == 1 + 1 + 2 + 2, "after a time-out once, after a death twice: it is tried again in a fresh Lean"
+        assert checker.starts == 1 + 2 + 2 + 2, "each is tried again in a fresh Lean before it is given up"
     assert [verdict.reason for verdict in found[::2]] == ["timeout", "crashed", "crashed", "error", "sorry"]
     assert all(verdict.verified for verdict in found[1::2])
     assert "no answer within 2 s" in found[0].detail
@@ -247,7 +247,7 @@ def test_recorded_answers_are_read_as_they_were_given(real_data, tmp_path):
 @pytest.mark.real
 def test_our_own_repl_says_what_the_recorded_one_said(real_data, lean):
     """Core Lean, command mode: severity and place of every message are as recorded; texts differ between Lean versions."""
-    lean.check([FINE])
+    talk = lean._lean.start()
     same, other = [], []
     for row in conversations(real_data):
         pairs = command_mode(row)
@@ -256,14 +256,19 @@ def test_our_own_repl_says_what_the_recorded_one_said(real_data, lean):
         envs: dict[int, int] = {}
         for request, recorded in pairs:
             ours = {"cmd": request["cmd"]} | ({"env": envs[request["env"]]} if "env" in request else {})
-            answer = lean._talk.ask(ours, 300)
+            answer = talk.ask(ours, 300)
             envs[recorded["env"]] = answer["env"]
             agree = placed(answer) == placed(recorded)
             (same if agree else other).append((row["name"], placed(answer), placed(recorded)))
         for env in set(envs.values()):
-            lean._talk.ask({"forget": env}, 60)
-    assert len(same) + len(other) >= 30
-    assert len(other) <= 0, other
+            talk.ask({"forget": env}, 60)
+    talk.close()
+    assert {name for name, *_ in other} <= OTHER_VERSION, other
+    assert len(same) >= 50
+
+
+OTHER_VERSION = {"self_proof_rw", "unfinished_tactic_block"}
+"""Conversations about an option that the recorded Lean does not have, and about where an error at the end of the text is put."""
 
 
 def command_mode(row: dict) -> list[tuple[dict, dict]]:
