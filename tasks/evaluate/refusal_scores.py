@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.evaluate.calibration.binned import ece
-from tasks.evaluate.calibration.ranking import auroc, average_precision
+from tasks.evaluate.calibration.ranking import auroc, average_precision, average_precision_as_printed
 from tasks.evaluate.calibration.selective import accuracy_at_coverage, accuracy_on_answered, aurc, refusal_rate
 from tasks.runtime.questions import Question
 
@@ -81,13 +81,15 @@ def score(said: Said) -> dict[str, float | None]:
     """Return the scores of a system on one set.
 
     `accuracy` is over all questions, `accuracy_on_willing` over those it answers. Average precision is given of `answer_conf`,
-    of `sure` and of half each; `ap` is that of what the system ranks by. The calibration error is of `sure` where there is one.
+    of `sure` and of half each; `ap` is that of what the system ranks by, `ap_printed` the same as the paper prints its formula.
+    The calibration error is of `sure` where there is one.
     """
     return {
         "answer_rate": said.answer_rate,
         "accuracy": sum(said.correct) / len(said.correct),
         "accuracy_on_willing": defined(accuracy_on_answered(said.correct, said.willing)),
         "ap": defined(average_precision(said.ranking, said.correct)),
+        "ap_printed": defined(average_precision_as_printed(said.ranking, said.correct)),
         "ap_answer": defined(average_precision(said.confidence, said.correct)),
         "ap_sure": None if said.sure is None else defined(average_precision(said.sure, said.correct)),
         "ap_both": None if said.sure is None else defined(average_precision(said.ranking, said.correct)),

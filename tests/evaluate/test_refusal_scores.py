@@ -74,6 +74,9 @@ def test_ap_is_that_of_the_ranking_and_aurc_that_of_its_curve():
     assert found["ap"] == found["ap_both"] == 1.0
     assert found["aurc"] == pytest.approx((0 + 0 + 1 / 3) / 3)
     assert found["ap_answer"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert score(Said(["a"] * 3, [False, True, True], [True] * 3, [0.9, 0.5, 0.4]))["ap_printed"] == pytest.approx(
+        (0 + 1 / 2) / 2
+    )
 
 
 @pytest.mark.parametrize(("rate", "refused"), [(0.5, 2 / 3), (1.0, 1 / 3), (0.0, 1.0)])
