@@ -48,8 +48,8 @@ class Params(StageParams):
     """Longest text, in tokens, that the models of this tokenizer take."""
     library: int = Field(400, ge=0, le=100_000)
     """Theorems of each family, at most, that are told beside the training records; no Lean has checked them."""
-    file: int = Field(8, ge=1, le=1000)
-    """Theorems of one text."""
+    file: int = Field(1500, ge=1)
+    """Most characters of a text: as many theorems as fit, at least one. Cut into pieces, a proof would lose its statement."""
     heldout: int = Field(12, ge=1)
     """Texts on which the base model is measured."""
 
@@ -71,7 +71,7 @@ def main(params: Params, run: Run, *, atlas: In, drafts: In, records: In, corpus
 
 
 def files(records: Sequence[Posed], params: Params) -> list[str]:
-    """Return texts of `file` theorems each, mixed and written in several ways, drawn by the seed.
+    """Return texts of several theorems each, mixed and written in several ways, drawn by the seed.
 
     Raises UserError for a proof that does not prove its statement.
     """
@@ -83,7 +83,13 @@ def files(records: Sequence[Posed], params: Params) -> list[str]:
             told.append(layout.question(record) + layout.shown(record))
         except ValueError as error:
             raise UserError(f"record {record.Name}: {error}; mend its Proof or Statement") from None
-    return ["\n\n".join(told[start : start + params.file]) for start in range(0, len(told), params.file)]
+    texts = told[:1]
+    for one in told[1:]:
+        if len(texts[-1]) + len(one) + 2 <= params.file:
+            texts[-1] += f"\n\n{one}"
+        else:
+            texts.append(one)
+    return texts
 
 
 def byte_pairs(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
