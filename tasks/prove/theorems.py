@@ -39,8 +39,10 @@ class Params(StageParams):
     """Candidates given to the checker at once: what a kill can cost, since verdicts are kept batch by batch."""
 
 
-def main(params: Params, run: Run, *, drafts: In, out: Out, scores: Out, curve: Out) -> None:
-    """Write what Lean accepts of `drafts`, and what it refuses, into `out`, counts to `scores`, tactics by family to `curve`."""
+def main(params: Params, run: Run, *, drafts: In, out: Out, scores: Out, constants: Out) -> None:
+    """Write what Lean accepts of `drafts`, and what it refuses, into `out`, counts to `scores`,
+    and the share of each family's measured theorems that single tactics prove to `constants`.
+    """
     told = read_records(drafts, Told)
     _refuse_repeated_names(told)
     with open_checker(params.checker) as checker:
@@ -57,7 +59,7 @@ def main(params: Params, run: Run, *, drafts: In, out: Out, scores: Out, curve: 
         write_records(draft / "theorems.jsonl", kept)
         write_records(draft / "rejected.jsonl", rejected)
     publish_json(scores, describe(kept, rejected, measured))
-    publish_curve(curve, measured)
+    publish_curve(constants, measured)
 
 
 def checked(checker: Checker, candidates: Sequence[Candidate], batch: int, progress: Progress) -> list[Verdict]:

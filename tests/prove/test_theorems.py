@@ -56,7 +56,7 @@ def start(tmp_path, monkeypatch, told, refused=(), **values):
         "drafts": tmp_path / "drafts.jsonl",
         "out": tmp_path / "out",
         "scores": tmp_path / "s.json",
-        "curve": tmp_path / "c.csv",
+        "constants": tmp_path / "c.csv",
     }
     main(Params(**values), Watched(), **paths)
     return json.loads((tmp_path / "s.json").read_text()), judge
