@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.runtime.confidence import SCALE, is_correct, normalise
+from tasks.runtime.confidence import is_correct, normalise
 from tasks.runtime.params import UserError
 
 if TYPE_CHECKING:
@@ -100,9 +100,3 @@ def choose(clusters: Sequence[Cluster], golds: Sequence[str], rule: KeepRule) ->
 def is_gold(cluster: Cluster, golds: Sequence[str]) -> bool:
     """Say whether a cluster's answer is one of the right ones."""
     return any(is_correct(cluster.answer, gold) for gold in golds)
-
-
-def agreement(size: int, samples: int) -> int:
-    """Return the confidence 10 S / N, halves rounded up; N counts every sample drawn (80 of 100 gives 8)."""
-    assert 0 <= size <= samples
-    return (2 * SCALE * size + samples) // (2 * samples)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tasks.data.clusters import Cluster, KeepRule, agreement, by_match, by_similarity, choose, is_gold, load_embedder
+from tasks.data.clusters import Cluster, KeepRule, by_match, by_similarity, choose, is_gold, load_embedder
 from tasks.data.confidence_questions import SPLITS, read_questions, split
 from tasks.data.summariser import Case, Endpoint, Store, Summarise, from_clusters, from_model, summarise_all
-from tasks.runtime.confidence import ANSWER, SCALE, Question, parse_response, write_response
+from tasks.runtime.confidence import ANSWER, SCALE, Question, agreement, parse_response, write_response
 from tasks.runtime.models import check_folder, encode_completion, encode_prompt, load_causal, on_device, set_determinism
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish, publish_json
@@ -57,10 +57,15 @@ class Params(StageParams):
     """Folder of a sentence-transformers model that clusters the answers; null for those that are equal after normalising."""
     threshold: float = Field(0.9, gt=0, lt=1)
     """Cosine above which two answers say the same."""
+    led: bool = True
+    """Whether `Answer:` leads an answer that no chain of thought stands before; without it the answer stands first, in the form
+    in which the untuned model gives it, and is forgotten less."""
     keep: KeepRule = "gold_else_majority"
     """Which cluster is learned. `gold` drops the questions without a right answer, and with them the low confidences."""
     competing: float = Field(0.05, ge=0, le=1)
     """Least share of the samples with which another answer is a competing one."""
+    most: int = Field(5, ge=1, le=100)
+    """Most competing answers that a rationale is told of, the largest shares first."""
     summariser: Literal["clusters", "endpoint", "model", "none"] = "clusters"
     """Who writes the rationale: a sentence that names the competing answers, a language model, or nobody."""
     endpoint: str | None = Field(None, pattern=r"^https?://")
@@ -98,10 +103,10 @@ class Reflected:
     answers: Sequence[str]
     clusters: Sequence[Cluster]
 
-    def case(self, kept: Cluster, least: float) -> Case:
-        """Return what is to be summarised: the answers beside the kept one that have at least the share `least`."""
+    def case(self, kept: Cluster, least: float, most: int) -> Case:
+        """Return what is to be summarised: the `most` answers beside the kept one that have at least the share `least`."""
         shares = [(one.answer, one.size / len(self.texts)) for one in self.clusters if one is not kept and one.answer.strip()]
-        return Case(self.question.prompt, kept.answer, [(answer, share) for answer, share in shares if share >= least])
+        return Case(self.question.prompt, kept.answer, [(answer, share) for answer, share in shares if share >= least][:most])
 
 
 def main(params: Params, run: Run, *, model: In, questions: In, out: Out, scores: Out) -> None:
@@ -177,7 +182,7 @@ def write_rows(
 
     chosen = [(one, choose(one.clusters, one.question.answers, params.keep)) for one in reflected]
     kept = [(one, cluster) for one, cluster in chosen if cluster is not None and cluster.answer.strip()]
-    rationales = rationales_of(params, run, store, [one.case(cluster, params.competing) for one, cluster in kept])
+    rationales = rationales_of(params, run, store, [one.case(cluster, params.competing, params.most) for one, cluster in kept])
     rows = [_row(params, one, cluster, why) for (one, cluster), why in zip(kept, rationales, strict=True)]
     tokenizer = load_tokenizer(folder)
     short = [row for row in rows if length(tokenizer, row) <= params.max_length]
@@ -209,7 +214,8 @@ def _row(params: Params, one: Reflected, kept: Cluster, rationale: str) -> dict[
     text = one.texts[kept.members[0]]
     found = ANSWER.search(text)
     level = 0 if refuses(kept.answer) else agreement(kept.size, len(one.texts))  # a refusal is never the answer
-    response = write_response(kept.answer, rationale, level, text[: found.start()] if found else "")
+    chain = text[: found.start()] if found else ""
+    response = write_response(kept.answer, rationale, level, chain, led=params.led or bool(found))
     messages = [{"role": "user", "content": one.question.prompt}, {"role": "assistant", "content": response}]
     origin = {"keep_rule": params.keep, "summariser": params.summariser, "is_gold": is_gold(kept, one.question.answers)}
     return {"messages": messages, "c": level, "qid": one.question.qid, **origin}

@@ -1,34 +1,46 @@
-"""How well a model's stated confidence fits what it gets right, and its rationale what it is torn between.
+"""How well models' stated confidence fits what they get right, and their rationale what they are torn between.
 
-Of a course of iterations the one with the best Brier score on the validation questions is measured, on questions of which neither
-stage has seen the entity. Calibration is that of the responses that could be read; the rest is counted, never filled in.
+Measured on questions of which no stage has seen the entity, one model or several side by side, beside two things that need no
+tuning: the untuned model's agreement with itself, and a linear probe of its hidden state. Where the probe finds nothing, a model
+of this kind cannot know how sure to be, and a null result means little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tasks.evaluate.calibration.scores import calibration_scores
-from tasks.evaluate.models import ITERATION
-from tasks.runtime.confidence import SCALE, Question, Response, is_correct, named, normalise, parse_response
+from tasks.evaluate.calibration.ranking import auroc
+from tasks.evaluate.confidence_scores import (
+    Asked,
+    ClusterRecord,
+    Clusters,
+    by_source,
+    faithfulness,
+    measure,
+    self_consistency,
+    stated,
+)
+from tasks.evaluate.linear_probe import fit_logistic, last_states, logits_of
+from tasks.runtime.confidence import Question, parse_response
 from tasks.runtime.generate import generate
-from tasks.runtime.models import load_causal, on_device, set_determinism
+from tasks.runtime.models import encode_prompt, load_causal, on_device, set_determinism
 from tasks.runtime.params import StageParams, UserError
-from tasks.runtime.publish import publish_curve, publish_json
-from tasks.runtime.records import Record, read_records, write_records
+from tasks.runtime.publish import publish, publish_curve, publish_json
+from tasks.runtime.records import read_records, write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BINS = 10
-"""Equal bins of the ECE, as in SaySelf: with them every confidence but 0 has a bin of its own, which 1 shares with it."""
+UNTUNED = "untuned"
+"""Name of the untuned model's agreement with itself among the models."""
+SEEN = ("rl", "valid")
+"""Questions from which the probe learns: their answers stand beside them."""
 
 
 class Params(StageParams):
@@ -37,7 +49,7 @@ class Params(StageParams):
     section: ClassVar[str] = "sayself-eval"
     seed: int = Field(0, ge=0)
     """Seed of the samples."""
-    threads: int = Field(2, ge=1, le=64)
+    threads: int = Field(1, ge=1, le=64)
     """CPU threads: the order of fp32 sums depends on it."""
     samples: int = Field(1, ge=1, le=256)
     """Responses to each question; one where the temperature is 0, for all would be equal."""
@@ -50,80 +62,42 @@ class Params(StageParams):
     competing: float = Field(0.05, gt=0, le=1)
     """Least share of the untuned model's answers with which one is a competing answer."""
 
-
-class ClusterRecord(Record):
-    """Answers of the untuned model that say the same."""
-
-    qid: str
-    size: int = Field(ge=1)
-    answer: str
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Params:
+        if self.samples > 1 and not self.temperature:
+            raise ValueError("samples: at temperature 0 all are equal; raise the temperature, or ask once")
+        return self
 
 
-Clusters = Mapping[str, Sequence[ClusterRecord]]
+def main(params: Params, run: Run, *, base: In, models: In, sets: In, out: Out, scores: Out, histogram: Out) -> None:
+    """Measure `models` (a model folder, or a folder of them) on `sets`/test.jsonl; write their responses to `out`/NAME.jsonl.
 
-
-@dataclass(frozen=True)
-class Asked:
-    """A response of the model."""
-
-    question: Question
-    text: str
-    said: Response
-
-    @property
-    def right(self) -> list[bool]:
-        """Whether the answer is right, for each of the question's right answers."""
-        return [is_correct(self.said.answer, gold) for gold in self.question.answers]
-
-    @property
-    def chance(self) -> float | None:
-        """The known chance that the answer is right, if the world tells."""
-        chances = self.question.chances
-        return None if chances is None else chances.get(normalise(self.said.answer or ""), 0.0)
-
-
-def main(params: Params, run: Run, *, models: In, sets: In, out: Out, scores: Out, histogram: Out) -> None:
-    """Measure `models` (a model, or a course of iterations) on `sets`/test.jsonl; write its responses to the file `out`."""
+    `base` is the untuned model that the samples in `sets` are from.
+    """
     set_determinism(params.seed, params.threads)
-    clusters = read_clusters(sets / "clusters.jsonl")
-    courses = places(models)
-    briers = {name: validate(params, run, place, sets) for name, place in courses.items()} if len(courses) > 1 else {}
-    chosen = best(briers) if briers else next(iter(courses))
-    asked = ask(params, run, courses[chosen], read_records(sets / "test.jsonl", Question))
-    write_records(out, ({"qid": one.question.qid, "text": one.text, **asdict(one.said)} for one in asked))
-    found = {**measure(asked), **by_source(asked), **faithfulness(asked, clusters, params.competing)}
-    baseline = {f"self_consistency_{name}": value for name, value in self_consistency(asked, clusters).items()}
-    publish_curve(histogram, stated(asked))
-    publish_json(scores, {"chosen": chosen, "validation_brier": briers, **found, **baseline})
+    clusters, questions = read_clusters(sets / "clusters.jsonl"), read_records(sets / "test.jsonl", Question)
+    asked = {UNTUNED: self_consistency(questions, clusters)}
+    asked |= {name: ask(params, run, place, questions) for name, place in places(models).items()}
+    with publish(out) as draft:
+        for name, responses in asked.items():
+            write_records(draft / f"{name}.jsonl", map(_record, responses))
+    found = {name: scored(responses, clusters, params.competing) for name, responses in asked.items()}
+    publish_curve(histogram, [{"model": name, **row} for name, given in asked.items() for row in stated(given, clusters)])
+    publish_json(scores, {"probe_auroc": probe(base, sets, clusters, params), "models": found})
+
+
+def _record(one: Asked) -> dict[str, Any]:
+    return {"qid": one.question.qid, "text": one.text, **asdict(one.said)}
 
 
 def places(models: Path) -> dict[str, Path]:
-    """Return the model folders by name, in order: the folder itself, or its iterations. Raises UserError when there are none."""
+    """Return the model folders by name: the folder itself, or those in it. Raises UserError when there are none."""
     if (models / "config.json").is_file():
         return {models.name: models}
-    found = {int(match[1]): place for place in models.glob("iteration-*") if (match := ITERATION.fullmatch(place.name))}
+    found = {place.parent.name: place.parent for place in sorted(models.glob("*/config.json"))}
     if not found:
-        raise UserError(f"{models}: neither a model folder nor one with iteration-K")
-    return {found[number].name: found[number] for number in sorted(found)}
-
-
-def validate(params: Params, run: Run, place: Path, sets: Path) -> float:
-    """Return the Brier score by which a checkpoint is chosen."""
-    return selection_brier(ask(params, run, place, read_records(sets / "valid.jsonl", Question)))
-
-
-def selection_brier(asked: Sequence[Asked]) -> float:
-    """Return the mean of (c/10 - I)^2; a response without a confidence counts 1, the worst, so that silence never wins."""
-    return fmean(_squared(one.said.confidence, right) for one in asked for right in one.right)
-
-
-def _squared(confidence: int | None, right: bool) -> float:
-    return 1.0 if confidence is None else (confidence / SCALE - right) ** 2
-
-
-def best(briers: Mapping[str, float]) -> str:
-    """Return the name with the lowest Brier score, the first among equals."""
-    return min(briers, key=lambda name: briers[name])
+        raise UserError(f"{models}: neither a model folder nor a folder of them; run sayself-sft or sayself-rl first")
+    return found
 
 
 def ask(params: Params, run: Run, folder: Path, questions: Sequence[Question]) -> list[Asked]:
@@ -150,87 +124,34 @@ def respond(
     )
 
 
-def measure(asked: Sequence[Asked]) -> dict[str, float]:
-    """Return how many responses can be read, the accuracy of all, and the calibration of those read; without any, no such score.
+def scored(asked: Sequence[Asked], clusters: Clusters, competing: float) -> dict[str, float]:
+    """Return all scores of one model."""
+    return {**measure(asked), **by_source(asked), **faithfulness(asked, clusters, competing)} if asked else {}
 
-    A question with several right answers counts once for each. `known_error` is the mean distance of the stated confidence from
-    the known chance, where the world tells it.
+
+def probe(base: Path, sets: Path, clusters: Clusters, params: Params) -> float | None:
+    """Return how well a linear probe of the untuned model's hidden state tells whether its commonest answer is right.
+
+    The AUROC on the test questions, of a probe fitted to those of `SEEN`; None where one of the two has only right or only wrong
+    answers.
     """
-    read = [one for one in asked if one.said.confidence is not None]
-    scores: dict[str, float] = {
-        "parse_rate": len(read) / len(asked),
-        "all_accuracy": fmean(right for one in asked for right in one.right),
+    learned = [question for name in SEEN for question in read_records(sets / f"{name}.jsonl", Question)]
+    known = {name: self_consistency(given, clusters) for name, given in _both(learned, sets).items()}
+    right = {name: [one.right[0] for one in given] for name, given in known.items()}
+    if any(len(set(flags)) < 2 for flags in right.values()):
+        return None
+    model, tokenizer = load_causal(base)
+    states = {
+        name: last_states(
+            on_device(model), [encode_prompt(tokenizer, one.question.prompt) for one in given], params.generate_batch
+        )
+        for name, given in known.items()
     }
-    if not read:
-        return scores
-    pairs = [(_level(one), right) for one in read for right in one.right]
-    levels, right = [level for level, _ in pairs], [right for _, right in pairs]
-    scores |= calibration_scores(levels, right, bins=BINS)
-    for name, flag in (("conf_pos", True), ("conf_neg", False)):
-        if chosen := [level for level, r in pairs if r is flag]:
-            scores[name] = fmean(chosen)
-    if known := [abs(_level(one) - one.chance) for one in read if one.chance is not None]:
-        scores["known_error"] = fmean(known)
-    return scores
+    return float(auroc(logits_of(states["test"], fit_logistic(states["seen"], right["seen"])), right["test"]))
 
 
-def _level(one: Asked) -> float:
-    assert one.said.confidence is not None
-    return one.said.confidence / SCALE
-
-
-def by_source(asked: Sequence[Asked]) -> dict[str, float]:
-    """Return the leading scores of each source of questions, where there are several."""
-    sources = list(dict.fromkeys(one.question.source for one in asked))
-    scores: dict[str, float] = {}
-    for source in sources if len(sources) > 1 else []:
-        found = measure([one for one in asked if one.question.source == source])
-        scores |= {f"{source}_{name}": found[name] for name in ("accuracy", "brier", "ece", "auroc") if name in found}
-    return scores
-
-
-def faithfulness(asked: Sequence[Asked], clusters: Clusters, least: float) -> dict[str, float]:
-    """Return precision and recall of the competing answers that rationales name, against the untuned model's, over all of them.
-
-    Competing are the answers with at least the share `least` of its samples, the stated answer apart. One that is undefined
-    (nothing named, nothing to name) is left out.
-    """
-    hits = said = true = 0
-    for one in asked:
-        if one.said.rationale is None:
-            continue
-        given = clusters.get(one.question.qid, ())
-        total, own = sum(cluster.size for cluster in given), normalise(one.said.answer or "")
-        competing = {normalise(c.answer) for c in given if c.size >= least * total} - {own, ""}
-        told = set(named(one.said.rationale, [c.answer for c in given])) - {own}
-        hits, said, true = hits + len(told & competing), said + len(told), true + len(competing)
-    ratios = {"rationale_precision": (hits, said), "rationale_recall": (hits, true)}
-    return {name: part / whole for name, (part, whole) in ratios.items() if whole}
-
-
-def self_consistency(asked: Sequence[Asked], clusters: Clusters) -> dict[str, float]:
-    """Return the leading scores of the untuned model's commonest answer with its share as confidence: a baseline that costs
-    as many samples as it has digits."""
-    levels, right = [], []
-    for question in {one.question.qid: one.question for one in asked}.values():
-        if given := clusters.get(question.qid):
-            top = max(given, key=lambda cluster: cluster.size)
-            levels += [top.size / sum(cluster.size for cluster in given)] * len(question.answers)
-            right += [is_correct(top.answer, gold) for gold in question.answers]
-    if not levels:
-        return {}
-    found = calibration_scores(levels, right, bins=BINS)
-    return {name: found[name] for name in ("accuracy", "brier", "ece", "auroc") if name in found}
-
-
-def stated(asked: Sequence[Asked]) -> list[dict[str, Any]]:
-    """Return a row for each of the 11 confidences: how often it was stated, and how often the answer was then right."""
-    rows = []
-    for level in range(SCALE + 1):
-        right = [r for one in asked if one.said.confidence == level for r in one.right]
-        count = sum(one.said.confidence == level for one in asked)
-        rows.append({"confidence": level, "count": count, "accuracy": fmean(right) if right else ""})
-    return rows
+def _both(learned: Sequence[Question], sets: Path) -> Mapping[str, Sequence[Question]]:
+    return {"seen": learned, "test": read_records(sets / "test.jsonl", Question)}
 
 
 def read_clusters(path: Path) -> Clusters:

@@ -20,7 +20,7 @@ import torch
 
 from tasks.rlhf.critic import ActorCritic, Critic, judged, rows
 from tasks.rlhf.lora import merged, with_adapter
-from tasks.rlhf.ppo_loss import KLController, policy_loss, value_loss
+from tasks.rlhf.ppo_loss import KLController, hold_loss, policy_loss, value_loss
 from tasks.rlhf.ppo_params import PPOParams
 from tasks.rlhf.rollout import Rollout
 from tasks.runtime.launch import Place
@@ -28,8 +28,9 @@ from tasks.runtime.models import derive, load_causal, on_device, save_model, set
 from tasks.runtime.params import UserError
 
 T = TypeVar("T")
-SUMS = ("policy_loss", "value_loss", "entropy", "clip_fraction", "approx_kl")
-"""What is told of a step, as means over its actions; approx_kl estimates KL(policy that drew them || policy now), in nats."""
+SUMS = ("policy_loss", "value_loss", "entropy", "clip_fraction", "approx_kl", "held_kl")
+"""What is told of a step, as means over its actions; approx_kl estimates KL(policy that drew them || policy now), held_kl
+that from the reference on the actions that are not learned from; both in nats."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Experience:
     advantages: torch.Tensor
     targets: torch.Tensor
     """What the values should be."""
+    reference: torch.Tensor
+    """Log-probabilities under the reference policy, in nats."""
 
 
 class Learner:
@@ -111,7 +114,8 @@ class Learner:
         return {name: math.fsum(step[name] for step in steps) / len(steps) for name in steps[0]}
 
     def _step(self, experience: Experience, batch: Sequence[int]) -> dict[str, float]:
-        count = experience.mask[batch].sum().clamp(min=1), experience.real[batch].sum()
+        learned, real = experience.mask[batch].sum(), experience.real[batch].sum()
+        count = learned.clamp(min=1), real, (real - learned).clamp(min=1)
         share = batch[self.place.rank :: self.place.processes]
         mine = sorted(share, key=lambda index: _length(experience.rollouts[index]))  # passes of like length have little padding
         total, norm = torch.zeros(len(SUMS), dtype=torch.float64), 0.0
@@ -132,16 +136,17 @@ class Learner:
         return told
 
     def _loss(
-        self, experience: Experience, chosen: Sequence[int], learned: torch.Tensor, real: torch.Tensor
+        self, experience: Experience, chosen: Sequence[int], learned: torch.Tensor, real: torch.Tensor, held: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return this pass's share of the loss of a step with so many learned and real actions, and of its `SUMS`."""
+        """Return this pass's share of the loss of a step with so many learned, real and held actions, and of its `SUMS`."""
         params, device = self.params, self.accelerator.device
         rollouts = [experience.rollouts[index] for index in chosen]
         batch = rows([one.prompt_ids for one in rollouts], [one.actions for one in rollouts], device)
         width = batch.actions.shape[1]
-        mask_BA, old_BA, old_values_BA, advantages_BA, targets_BA = (
+        known = experience
+        mask_BA, old_BA, old_values_BA, advantages_BA, targets_BA, reference_BA = (
             table[chosen, :width].to(device)
-            for table in (experience.mask, experience.logprobs, experience.values, experience.advantages, experience.targets)
+            for table in (known.mask, known.logprobs, known.values, known.advantages, known.targets, known.reference)
         )
         logprobs_BA, entropy_BA, values_BA = self.both(batch, params.temperature)
         policy, clipped = policy_loss(logprobs_BA, old_BA, advantages_BA, mask_BA, params.clip)
@@ -150,8 +155,11 @@ class Learner:
         moved = torch.where(mask_BA, old_BA - logprobs_BA, 0.0).sum()
         policy, entropy, moved, clipped = (sum_ / learned.to(device) for sum_ in (policy, entropy, moved, clipped))
         value = value / real.to(device)
+        off = hold_loss(logprobs_BA, reference_BA, batch.real & ~mask_BA) / held.to(device)
         loss = policy + params.value_weight * value - params.entropy_weight * entropy
-        return loss, torch.stack([policy, value, entropy, clipped, moved]).detach()
+        if params.hold_weight:
+            loss = loss + params.hold_weight * off
+        return loss, torch.stack([policy, value, entropy, clipped, moved, off]).detach()
 
     def gather(self, mine: list[T]) -> list[T]:
         """Return the items of all processes, in the order of the processes; every process must call it."""

@@ -129,12 +129,13 @@ def learn_from(learner: Learner, task: Task, played: Sequence[Played]) -> tuple[
     real_NA = padded([[True] * len(rollout.actions) for rollout in rollouts])
     mask_NA = padded(masks(rollouts, task.mask))
     logprobs_NA, values_NA = padded([one.logprobs for one in played]), padded([one.values for one in played])
-    gap_NA = logprobs_NA - padded([one.reference for one in played])
+    reference_NA = padded([one.reference for one in played])
+    gap_NA = logprobs_NA - reference_NA
     rewards_NA = token_rewards(torch.tensor([one.score for one in played]), gap_NA, real_NA, learner.kl.weight)
     advantages_NA, targets_NA = gae(rewards_NA, values_NA, real_NA, params.discount, params.trace)
     if params.whiten:
         advantages_NA = whiten(advantages_NA, mask_NA)
-    lesson = Experience(rollouts, real_NA, mask_NA, logprobs_NA, values_NA, advantages_NA, targets_NA)
+    lesson = Experience(rollouts, real_NA, mask_NA, logprobs_NA, values_NA, advantages_NA, targets_NA, reference_NA)
     return lesson, explained_variance(values_NA, targets_NA, real_NA)
 
 

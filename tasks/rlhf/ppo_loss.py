@@ -46,6 +46,17 @@ def value_loss(
     return torch.where(mask_BA, loss_BA, 0.0).sum()
 
 
+def hold_loss(logprobs_BA: torch.Tensor, reference_BA: torch.Tensor, held_BA: torch.Tensor) -> torch.Tensor:
+    """Return half the squared distance of log-probabilities from the reference's, summed over the actions in `held_BA`; a scalar.
+
+    1/2 (log pi - log pi_ref)^2: on actions drawn from pi its gradient is that of KL(pi || pi_ref) in expectation, and it is 0
+    where the two agree, whatever was drawn (the estimator k2 of Schulman 2020, "Approximating KL divergence").
+    """
+    import torch
+
+    return torch.where(held_BA, 0.5 * (logprobs_BA - reference_BA) ** 2, 0.0).sum()
+
+
 @dataclass(frozen=True)
 class KLController:
     """The weight of the KL penalty: fixed without a target, else moved toward it after every iteration."""

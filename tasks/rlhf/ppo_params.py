@@ -56,6 +56,9 @@ class PPOParams(StageParams):
     """How fast: a KL that is 20 % or more off changes the weight by a fifth of this after an iteration."""
     kl_limit: float = Field(100.0, gt=0)
     """KL of an answer, in nats, at which the run is ended as failed."""
+    hold_weight: float = Field(0.0, ge=0)
+    """Loss that one nat of KL from the reference costs on the actions that a token mask leaves out. The mask keeps the gradient
+    of the reward off those tokens, but not off the weights behind them; at 0 they move along."""
     missing_eos_penalty: float = Field(0.0, ge=0)
     """Taken from the reward of an answer that was cut at `max_new_tokens`."""
     lora_rank: int = Field(0, ge=0)

@@ -2,22 +2,31 @@
 
 It is PPO with a reward of text alone, and a policy that learns from the tokens after `Confidence:` only. Advantages keep their
 scale: dividing by each group's deviation turns the proper rule into one that pays for certainty alone.
+
+A proper rule pays ignorance in full: who answers nothing right and states 0 earns all there is. The mask keeps the gradient off
+the answer's tokens, not off the weights they share, so two things guard the answers: they are held near stage 1 by a KL term,
+and the iteration that is kept is the best of those that answer as well as stage 1 does.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from tasks.rlhf.ppo_loop import Task, optimise, publish_course
+from tasks.rlhf.ppo_loop import Task, optimise
 from tasks.rlhf.ppo_params import PPOParams
 from tasks.rlhf.reward import Answer, Reward
 from tasks.rlhf.rollout import Rollout, TokenMask
+from tasks.rlhf.sayself_choice import Checked, check, choose
 from tasks.runtime.confidence import CONFIDENCE, Question, RewardKind, is_correct, parse_confidence, parse_response, reward
 from tasks.runtime.launch import here, launch_stage
+from tasks.runtime.publish import publish, publish_curve, publish_json
 from tasks.runtime.records import read_records
 from tasks.runtime.stage import In, Out, Run
 
@@ -40,18 +49,56 @@ class Params(PPOParams):
     """Whether advantages are scaled over an iteration, by one scale for all: never by group."""
     kl_weight: float = Field(0.01, ge=0)
     """Reward that one nat of log pi - log pi_ref costs. One step away from the best confidence costs 0.02: keep it low."""
+    hold_weight: float = Field(1.0, ge=0)
+    """Loss that one nat of KL from stage 1 costs on the tokens before the confidence."""
+    slack: float = Field(0.02, ge=0, le=1)
+    """Accuracy on the validation questions that an iteration may lose against stage 1 and still be kept."""
 
 
 def main(params: Params, run: Run, *, policy: In, sets: In, out: Out, scores: Out, curve: Out) -> None:
-    """Optimise the stage-1 model in `policy` on `sets`/rl.jsonl; publish `out`/iteration-K for every iteration K from 1."""
+    """Optimise the stage-1 model in `policy` on `sets`/rl.jsonl; publish the best iteration by `sets`/valid.jsonl.
+
+    That is stage 1 itself where no iteration is better, or none has kept its accuracy.
+    """
     from tasks.rlhf.learner import Learner
 
     place = here()
     questions = {question.prompt: question for question in read_records(sets / "rl.jsonl", Question)}
+    held_out = {question.prompt: question for question in read_records(sets / "valid.jsonl", Question)}
     learner = Learner(params, place, policy)
     earned = confidence_reward(questions, params.reward)
     task = Task(params, run, place, list(questions), earned, confidence_mask(learner.tokenizer))
-    publish_course(task, optimise(learner, task), out, scores, curve)
+    course = optimise(learner, task)
+    if place.first:
+        models = [policy, *(task.models.place(number) / "model" for number in range(1, len(course) + 1))]
+        judged = confidence_reward(held_out, params.reward)
+        checked = [check(model, number, list(held_out.values()), judged, params) for number, model in enumerate(models)]
+        publish_best(models, checked, course, params, out, scores, curve)
+        run.checkpoints.clear()
+
+
+def publish_best(
+    models: Sequence[Path],
+    checked: Sequence[Checked],
+    course: Sequence[Mapping[str, float]],
+    params: Params,
+    out: Path,
+    scores: Path,
+    curve: Path,
+) -> None:
+    """Publish the model that is kept, what was found of every one, and the course; row K is the policy after K iterations."""
+    best = choose(checked, params.slack)
+    with publish(out) as draft:
+        shutil.copytree(models[best.iteration], draft)
+    rows = [{**asdict(one), **row} for one, row in zip(checked, [*[_before(row) for row in course], {}], strict=True)]
+    publish_curve(curve, rows)
+    told = {"start": checked[0], "best": best, "last": checked[-1]}
+    publish_json(scores, {"chosen": best.iteration, **{name: asdict(one) for name, one in told.items()}})
+
+
+def _before(row: Mapping[str, float]) -> dict[str, float]:
+    """Return what an iteration tells of the policy that it began with: all but its number."""
+    return {name: value for name, value in row.items() if name != "iteration"}
 
 
 def confidence_reward(questions: Mapping[str, Question], kind: RewardKind) -> Reward:

@@ -55,21 +55,35 @@ class Response:
     """0 to SCALE."""
 
 
-def write_response(answer: str, rationale: str, confidence: int, reasoning: str = "") -> str:
-    """Return a response in the form that `parse_response` reads; a blank rationale or reasoning has no line."""
+def write_response(answer: str, rationale: str, confidence: int, reasoning: str = "", led: bool = True) -> str:
+    """Return a response in the form that `parse_response` reads; a blank rationale or reasoning has no line.
+
+    `led` says whether `Answer:` leads the answer, as it must after a reasoning.
+    """
     assert 0 <= confidence <= SCALE
-    lines = [reasoning.strip(), f"Answer: {answer}", f"Self-reflection: {rationale}" if rationale else ""]
+    assert led or not reasoning.strip()
+    first = f"Answer: {answer}" if led else answer
+    lines = [reasoning.strip(), first, f"Self-reflection: {rationale}" if rationale else ""]
     return "\n".join([*filter(None, lines), f"Confidence: {confidence}"])
 
 
+def without_rationale(response: str) -> str:
+    """Return a response of `write_response` without the line of its rationale."""
+    return "\n".join(line for line in response.splitlines() if not RATIONALE.match(line))
+
+
 def parse_response(text: str) -> Response:
-    """Read a response. Its answer is that of the last `Answer:`, up to the next field or the end of the line."""
+    """Read a response. Its answer is that of the last `Answer:`, up to the next field or the end of the line.
+
+    Where no `Answer:` stands, all is answer that stands before the other fields, as when a model answers plainly.
+    """
     head = text[: last.start()] if (last := _last(CONFIDENCE, text)) else text
     body, rationale = head, None
     if found := _last(RATIONALE, head):
         body, rationale = head[: found.start()], head[found.end() :].strip() or None
     found = _last(ANSWER, body)
-    answer = next(iter(body[found.end() :].strip().splitlines()), "").strip() if found else ""
+    given = body[found.end() :] if found else body
+    answer = next(iter(given.strip().splitlines()), "").strip()
     return Response(answer or None, rationale, parse_confidence(text))
 
 
@@ -119,6 +133,12 @@ def reward(correct: bool, confidence: int | None, kind: RewardKind = "quadratic"
     return 1 - 2 * (correct - share) ** 2
 
 
+def agreement(size: int, samples: int) -> int:
+    """Return the confidence 10 S / N, halves rounded up; N counts every sample drawn (80 of 100 gives 8)."""
+    assert 0 <= size <= samples
+    return (2 * SCALE * size + samples) // (2 * samples)
+
+
 def name_clusters(kept: str, others: Sequence[str]) -> str:
     """Return the rationale that stands in for an external model's: it names the competing answers, in the order given."""
     return TORN + " and ".join([kept, *others]) if others else SURE + kept
@@ -141,7 +161,11 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> l
 
 
 def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> None:
-    """Give model and tokenizer a token for each word; its embedding is the mean of all others, so nothing is drawn."""
+    """Give model and tokenizer a token for each word, with embeddings spread about the mean of all others as those are.
+
+    The spread is drawn from a stream of its own that is always the same. With the mean itself for all of them new words cannot be
+    told apart at first, and it takes many steps until they are.
+    """
     import torch
     from tokenizers import AddedToken
 
@@ -153,4 +177,6 @@ def add_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words:
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             table_VD = next(layer.parameters())
-            table_VD[before:] = table_VD[:before].mean(0)
+            draw = torch.Generator().manual_seed(0)
+            noise_VD = torch.randn(len(table_VD) - before, table_VD.shape[1], generator=draw).to(table_VD)
+            table_VD[before:] = table_VD[:before].mean(0) + table_VD[:before].std(0) * noise_VD

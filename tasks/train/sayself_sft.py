@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from tasks.runtime.confidence import SCALE, add_words, parse_confidence, unknown_words
+from tasks.runtime.confidence import SCALE, add_words, parse_confidence, unknown_words, without_rationale
 from tasks.runtime.fit.params import FitParams
 from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
@@ -32,6 +32,8 @@ class Params(FitParams):
     """Tuning on stated confidences."""
 
     section: ClassVar[str] = "sayself-sft"
+    rationale: bool = True
+    """Whether the rationale is learned; without it, the ablation, an answer is followed by its confidence at once."""
 
 
 class Turn(BaseModel):
@@ -55,7 +57,7 @@ def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out,
     place = here()
     set_determinism(params.seed, place.threads(params.threads))
     source = sets / "sft.jsonl"
-    records = read_records(source, Reflection)
+    records = [record if params.rationale else bare(record) for record in read_records(source, Reflection)]
     model, tokenizer = load_causal(base)
     words = unknown_words(tokenizer, [turn.content for record in records for turn in record.messages[1:]] + LEVELS)
     add_words(model, tokenizer, words)
@@ -81,6 +83,13 @@ def main(params: Params, run: Run, *, base: In, sets: In, out: Out, scores: Out,
         told = {"loss": points[-1]["loss"], "records": len(records), "tokens": plan.seen[-1], "new_words": len(words)}
         publish_json(scores, told)
         run.checkpoints.clear()
+
+
+def bare(record: Reflection) -> Reflection:
+    """Return a record whose response has no rationale."""
+    asked, said = record.messages
+    turn = said.model_copy(update={"content": without_rationale(said.content)})
+    return record.model_copy(update={"messages": [asked, turn]})
 
 
 LEVELS = [str(level) for level in range(SCALE + 1)]

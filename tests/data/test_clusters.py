@@ -1,14 +1,19 @@
 """Answers that say the same are one cluster, however they are compared; sizes sum to the samples, and 80 of 100 is an 8."""
 
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
-from tasks.data.clusters import agreement, by_match, by_similarity, choose, load_embedder
+from tasks.data.clusters import by_match, by_similarity, choose, load_embedder
+from tasks.runtime.confidence import agreement
 from tasks.runtime.params import UserError
 
 ANSWERS = ["red", "Blue", "red.", "blue", "RED", "green"]
@@ -66,18 +71,33 @@ def test_keep_rules():
         assert (found.answer if found else None) == kept
 
 
-def test_the_embedder_is_told_the_question(tmp_path, monkeypatch):
-    class Model:
-        def __init__(self, folder):
-            assert folder == str(tmp_path)
+MEANINGS = {"[UNK]": (0, 0), "red": (1, 0), "crimson": (0.98, 0.2), "blue": (0, 1)}
 
-        def encode(self, texts, prompt, normalize_embeddings):
-            assert normalize_embeddings
-            assert prompt == 'Represent the paragraph for the question "what ?":'
-            return [[1.0, 0.0] for _ in texts]
 
-    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Model))
-    assert load_embedder(tmp_path)("what ?", ["a", "b"]).shape == (2, 2)
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    """A sentence-transformers model of four words: a text means the mean of its words, and red and crimson nearly the same."""
+    inner = Tokenizer(WordLevel({word: number for number, word in enumerate(MEANINGS)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = Whitespace()
+    words = StaticEmbedding(inner, embedding_weights=np.array(list(MEANINGS.values()), dtype=np.float32))
+    folder = tmp_path_factory.mktemp("embedder")
+    SentenceTransformer(modules=[words], device="cpu").save(str(folder))
+    return folder
+
+
+def test_by_a_real_embedding_model_two_words_for_one_thing_are_one_cluster(embedder):
+    answers = ["red", "blue", "crimson", "red"]
+    vectors = load_embedder(embedder)("what colour does fenwold wear ?", answers)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(4))
+    assert told(by_similarity(vectors, answers, 0.9)) == [([0, 2, 3], "red"), ([1], "blue")]
+    assert told(by_similarity(vectors, answers, 0.99)) == told(by_match(answers))
+
+
+def test_the_embedder_is_told_the_question(embedder):
+    """The model knows the words of the question too, so an answer moves towards a question that names a colour."""
+    embed = load_embedder(embedder)
+    assert embed("is it red", ["blue"])[0] == pytest.approx(np.array([1, 1]) / 2**0.5, abs=1e-6)
+    assert embed("is it", ["blue"])[0] == pytest.approx([0, 1], abs=1e-6)
 
 
 def test_without_the_package_or_the_folder_it_says_so(tmp_path, monkeypatch):

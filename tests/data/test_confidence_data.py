@@ -16,6 +16,7 @@ from tasks.runtime.models import load_tokenizer
 from tasks.runtime.params import UserError, check_section
 from tasks.runtime.records import read_records, write_records
 from tasks.runtime.stage import Run
+from tests.data.conftest import reply
 from tests.tiny import WORDS, llama, save
 
 SMALL = {"samples": 20, "max_new_tokens": 2, "generate_batch": 64, "threads": 1, "files": ["facts.jsonl", "noisy.jsonl"]}
@@ -140,6 +141,11 @@ def test_the_rationale_names_the_others_that_have_a_share(world, reflected):
         "Answer: w1\nSelf-reflection: torn between w1 and w2\nConfidence: 8",
         "Answer: w1\nSelf-reflection: torn between w1 and w2\nConfidence: 4",
     ]
+    plain, _ = written(world, reflected, led=False)
+    assert plain[0]["messages"][1]["content"] == "w1\nSelf-reflection: torn between w1 and w2\nConfidence: 8"
+    texts = [f"w{n}" for n in range(10) for _ in range(10)]
+    many, _ = written(world, [Reflected(reflected[0].question, texts, texts, by_match(texts))], most=2)
+    assert parse_response(many[0]["messages"][1]["content"]).rationale == "torn between w1 and w0 and w2"
     bare, _ = written(world, reflected, summariser="none")
     assert bare[0]["messages"][1]["content"] == "Answer: w1\nConfidence: 8"
 
@@ -163,28 +169,22 @@ def test_reasoning_goes_before_the_answer(world, reflected):
     assert row["messages"][1]["content"] == "think w4 .\nAnswer: w1\nSelf-reflection: sure of w1\nConfidence: 10"
 
 
-def test_an_endpoint_that_fails_costs_neither_samples_nor_rationales(world, monkeypatch):
-    calls = []
-
-    class Flaky:
-        def __init__(self, *settings):
-            pass
-
-        def __call__(self, case):
-            calls.append(case.question)
-            if len(calls) == 5:
-                raise UserError("the endpoint is away")
-            return "i am not sure"
-
-    monkeypatch.setattr(confidence_data, "Endpoint", Flaky)
-    asked = {"summariser": "endpoint", "endpoint": "http://127.0.0.1:1", "endpoint_model": "judge", "parallel": 1}
-    with pytest.raises(UserError, match="away"):
-        start(world, **asked)
+@pytest.mark.parametrize("fault", [(429, ""), (200, "no json"), 0.4], ids=["too many requests", "malformed", "time-out"])
+def test_an_endpoint_that_fails_costs_neither_samples_nor_rationales(world, server, monkeypatch, fault):
+    server.script = [*[reply("Reason: i am not sure")] * 4, fault]
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    asked = {"summariser": "endpoint", "endpoint": address, "endpoint_model": "judge", "parallel": 1, "retries": 0}
+    with pytest.raises(UserError, match="1 times; run again when it answers, what is done is kept"):
+        start(world, **asked, timeout=0.2)
     assert not (world / "out").exists()
+    assert len(server.seen) >= 5  # one more may be under way when the fault is seen
+    server.script, server.seen = [reply("Reason: i am not sure")], []
     monkeypatch.setattr("tasks.runtime.generate.generate", None)  # sampling again would fail
-    scores = start(world, **asked)
-    assert len(calls) == scores["rows"] + 1
-    assert Counter(calls).most_common(1)[0][1] == 2
+    scores = start(world, **asked, timeout=0.2)
+    assert len(server.seen) == scores["rows"] - 4
+    assert scores["summariser"] == "endpoint"
+    said = [parse_response(row["messages"][1]["content"]).rationale for row in rows(world / "out/sft.jsonl")]
+    assert set(said) == {"i am not sure"}
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,7 @@ def test_an_endpoint_that_fails_costs_neither_samples_nor_rationales(world, monk
         ({"summariser": "model"}, "a model folder"),
         ({"keep": "all"}, "keep"),
         ({"samples": 1}, "greater than or equal to 2"),
+        ({"temperature": 0.0}, "temperature: Input should be greater than 0"),
     ],
 )
 def test_params_that_make_no_sense_are_refused(values, said):

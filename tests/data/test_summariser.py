@@ -1,57 +1,17 @@
 """A rationale is asked for until it comes, paid for once, and its failure loses nothing that is done."""
 
-import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from tasks.data.summariser import KEY, Case, Endpoint, Store, from_clusters, from_model, summarise_all
 from tasks.runtime.params import UserError
 from tasks.runtime.progress import Progress
+from tests.data.conftest import reply
 from tests.tiny import llama, save
 
 CASE = Case("what ?", "red", [("blue", 0.3), ("green", 0.05)])
 
 
-def reply(text):
-    return 200, json.dumps({"choices": [{"message": {"content": text}}]})
-
-
 GOOD = reply("Well.\nReason: I may confuse it\nwith blue.")
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A real server that gives the replies of `script` in turn, the last one forever; a number is a delay in seconds."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            httpd.seen.append((self.path, self.headers["Authorization"], body))
-            step = httpd.script.pop(0) if len(httpd.script) > 1 else httpd.script[0]
-            if isinstance(step, float):
-                time.sleep(step)
-                return
-            status, text = step
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *args):
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.seen, httpd.script, httpd.waits = [], [GOOD], []
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield httpd
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
 
 
 def endpoint(server, **changed):
@@ -61,6 +21,7 @@ def endpoint(server, **changed):
 
 def test_success_is_what_follows_reason(server, monkeypatch):
     monkeypatch.setenv(KEY, "secret")
+    server.script = [GOOD]
     assert endpoint(server)(CASE) == "I may confuse it with blue."
     ((path, key, body),) = server.seen
     assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer secret", "judge")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.rlhf.ppo_loss import KLController, policy_loss, value_loss
+from tasks.rlhf.ppo_loss import KLController, hold_loss, policy_loss, value_loss
 from tests.rlhf.test_advantage import answers
 
 
@@ -55,6 +55,21 @@ def test_the_gradient_at_ratio_one_is_the_policy_gradient():
     assert int(clipped) == 0
 
 
+def test_the_gradient_of_holding_is_that_of_the_divergence_from_the_reference():
+    """Over all actions, weighed by probability: grad 1/2 (log pi - log ref)^2 = grad KL(pi || ref), and 0 where both agree."""
+    draw = torch.Generator().manual_seed(0)
+    logits, reference = (torch.randn(6, generator=draw, dtype=torch.float64) for _ in range(2))
+    logits.requires_grad_()
+    logprobs, ref = logits.log_softmax(0), reference.log_softmax(0)
+    (exact,) = torch.autograd.grad((logprobs.exp() * (logprobs - ref)).sum(), logits, retain_graph=True)
+    one = torch.ones(1, 1, dtype=torch.bool)
+    losses = [hold_loss(logprobs[None, None, a], ref[None, None, a], one) for a in range(6)]
+    each = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in losses]
+    assert torch.allclose((logprobs.detach().exp()[:, None] * torch.stack(each)).sum(0), exact)
+    (none,) = torch.autograd.grad(hold_loss(logprobs[None], logprobs.detach()[None], one.expand(1, 6)), logits)
+    assert not none.any()
+
+
 @pytest.mark.parametrize(
     ("ratio", "advantage", "moves"), [(1.3, 1.0, False), (1.3, -1.0, True), (0.7, 1.0, True), (0.7, -1.0, False)]
 )
@@ -71,6 +86,7 @@ def test_what_the_mask_leaves_out_changes_nothing_and_gets_no_gradient_not_even_
     for loss, expected in (
         (policy_loss(wild, old, advantages, mask, 0.2)[0], policy_loss(new, old, advantages, mask, 0.2)[0]),
         (value_loss(wild, old, advantages, mask, 0.2), value_loss(new, old, advantages, mask, 0.2)),
+        (hold_loss(wild, old, mask), hold_loss(new, old, mask)),
     ):
         (gradient,) = torch.autograd.grad(loss, wild)
         assert loss.item() == pytest.approx(expected.item())

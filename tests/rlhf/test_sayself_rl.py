@@ -1,5 +1,6 @@
 """Stage 2: the gradient is that of the expected reward, acts on the confidence alone, and leads to the chance of being right."""
 
+import csv
 import json
 
 import pytest
@@ -146,7 +147,8 @@ QUESTION = Question(qid="q", prompt="w1 ?", answers=["w1", "w1", "w1", "w2"], so
         ("Answer: w1 Confidence: 8", "quadratic", 0.75 * (1 - 2 * 0.04) + 0.25 * (1 - 2 * 0.64)),
         ("Answer: w1 Confidence: 8", "linear", 0.5 * 0.8),
         ("Answer: w1 w2 Confidence: 0", "quadratic", 1.0),
-        ("w1 Confidence: 10", "quadratic", -1.0),
+        ("so w1 Confidence: 10", "quadratic", -1.0),
+        ("w1 Confidence: 10", "quadratic", 0.5),
         ("Answer: w1 Confidence: high", "quadratic", -1.0),
         ("Answer: w3 Confidence: 85", "linear", -1.0),
         ("Answer: w3", "quadratic", -1.0),
@@ -182,7 +184,8 @@ def world(tmp_path_factory, words):
     questions = [
         Question(qid=p, prompt=p, answers=["w1" if number < 4 else "w2"], source="s", group=p) for number, p in enumerate(prompts)
     ]
-    write_records(folder / "sets/rl.jsonl", questions)
+    for name in ("rl", "valid"):
+        write_records(folder / f"sets/{name}.jsonl", questions)
     return folder
 
 
@@ -200,12 +203,28 @@ def content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_reward_rises_and_every_iteration_is_a_model(world, tmp_path, monkeypatch):
+def test_the_reward_rises_the_answers_stay_and_the_best_iteration_is_the_model(world, tmp_path, monkeypatch):
     scores = run(world, tmp_path / "a", monkeypatch, iterations=6, samples=16)
-    assert scores["last_reward"] > scores["first_reward"] + 0.2
-    assert len(list((tmp_path / "a/out").glob("iteration-*/model.safetensors"))) == 6
-    _, tokenizer = load_causal(tmp_path / "a/out/iteration-6")
+    with (tmp_path / "a/curve").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["iteration"]) for row in rows] == list(range(7))
+    sampled = [float(row["reward"]) for row in rows[:-1]]
+    assert sampled[-1] > sampled[0] + 0.2
+    assert scores["best"]["valid_reward"] == max(float(row["valid_reward"]) for row in rows) > scores["start"]["valid_reward"]
+    assert scores["best"]["valid_accuracy"] == scores["start"]["valid_accuracy"] == 0.5
+    _, tokenizer = load_causal(tmp_path / "a/out")
     assert "confidence" in tokenizer.get_vocab()
+
+
+def test_the_answers_are_held_where_nothing_else_holds_them(world, tmp_path, monkeypatch):
+    """The mean KL of the tokens before the confidence, in the last iteration of two courses that differ in nothing else."""
+
+    def moved(weight):
+        run(world, tmp_path / f"{weight}", monkeypatch, hold_weight=weight, learning_rate=0.01)
+        with (tmp_path / f"{weight}/curve").open() as file:
+            return float(list(csv.DictReader(file))[2]["held_kl"])
+
+    assert moved(10.0) < moved(0.0) / 3
 
 
 def test_stopped_and_run_again_gives_the_same_bits(world, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from tasks.runtime.confidence import (
     parse_response,
     reward,
     unknown_words,
+    without_rationale,
     write_response,
 )
 from tests.tiny import llama, word_tokenizer
@@ -65,8 +66,18 @@ def test_what_is_written_is_read_back(answer, rationale, confidence, reasoning):
     assert parse_response(text.replace("\n", " ").replace(":", " :").lower()).confidence == confidence
 
 
-def test_a_response_without_its_fields_has_none():
-    assert parse_response("the answer is perhaps 10") == Response(None, None, None)
+@settings(max_examples=50)
+@given(WORDS, WORDS, st.integers(0, 10))
+def test_an_answer_that_no_field_leads_is_what_stands_first(answer, rationale, confidence):
+    text = write_response(answer, rationale, confidence, led=False)
+    assert "Answer" not in text
+    for written in (text, text.replace("\n", " ")):
+        assert parse_response(written) == Response(answer.strip(), rationale.strip(), confidence)
+    assert parse_response(without_rationale(text)) == Response(answer.strip(), None, confidence)
+
+
+def test_a_response_without_its_fields_is_all_answer():
+    assert parse_response("the answer is perhaps 10") == Response("the answer is perhaps 10", None, None)
     assert parse_response("Answer:\nConfidence: 2") == Response(None, None, 2)
     assert parse_response("Answer: red\nand more\nConfidence: ?") == Response("red", None, None)
 
@@ -123,3 +134,8 @@ def test_words_a_word_tokenizer_lacks_become_tokens_and_no_other_logit_moves():
     assert unknown_words(tokenizer, texts) == []
     assert math.isfinite(float(model(torch.tensor([[len(tokenizer) - 1]])).logits.sum().detach()))
     assert model.config.vocab_size == len(tokenizer)
+    new = model.get_input_embeddings().weight[-len(words) :].detach()
+    assert torch.pdist(new).min() > 0.1  # each its own
+    again = llama()
+    add_words(again, word_tokenizer(), words)
+    assert torch.equal(again.get_input_embeddings().weight[-len(words) :], new)

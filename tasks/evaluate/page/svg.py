@@ -85,6 +85,13 @@ class Chart:
         for point in points:
             mark(self.root, *self.at(point), f"mark {kind}", shape, size)
 
+    def bars(self, points: Sequence[Point], kind: str, width: float) -> None:
+        """Draw a bar of `width`, in units of x, from the foot of the chart up to each point."""
+        for x, y in points:
+            (left, top), (right, foot) = self.at((x - width / 2, y)), self.at((x + width / 2, self.y.low))
+            size = {"width": f"{right - left:.1f}", "height": f"{max(0.0, foot - top):.1f}"}
+            Tree.SubElement(self.root, "rect", {"class": f"bar {kind}", "x": f"{left:.1f}", "y": f"{top:.1f}", **size})
+
     def note(self, point: Point, words: str, kind: str, dx: float = 0, dy: float = 0, anchor: str = "middle") -> None:
         """Write `words` beside a point."""
         x, y = self.at(point)
