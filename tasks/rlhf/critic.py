@@ -7,6 +7,7 @@ is a second set of weights. Its head starts at zero, so the first advantages are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,14 +74,19 @@ class ActorCritic(torch.nn.Module):
         super().__init__()
         self.actor, self.critic = actor, critic
 
-    def forward(self, batch: Rows, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return log-probability and entropy of each action, in nats, and the value of the state before it; all [B, A]."""
-        logprobs_BA, entropy_BA = judged(self.actor, batch, temperature)
-        return logprobs_BA, entropy_BA, self.critic(batch)
+    def forward(
+        self, batch: Rows, temperature: float, tokens: Sequence[int] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what `judged` does of the actor, and the value of the state before each action, [B, A]."""
+        logprobs_BA, entropy_BA, told_BAK = judged(self.actor, batch, temperature, tokens)
+        return logprobs_BA, entropy_BA, told_BAK, self.critic(batch)
 
 
-def judged(model: PreTrainedModel, batch: Rows, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log-probability of each action and entropy of the choice, [B, A], of softmax(logits / temperature).
+def judged(
+    model: PreTrainedModel, batch: Rows, temperature: float, tokens: Sequence[int] = ()
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return log-probability of each action and entropy of the choice, [B, A], of softmax(logits / temperature), in nats; and the
+    log-probabilities of K `tokens` in the place of each action, [B, A, K].
 
     That is the distribution the actions are drawn from. Only states before an action go through the output layer.
     """
@@ -92,7 +98,7 @@ def judged(model: PreTrainedModel, batch: Rows, temperature: float) -> tuple[tor
         hook.remove()
     logprobs_BAV = torch.log_softmax(logits_BAV.float() / temperature, -1)
     entropy_BA = -(logprobs_BAV.exp() * logprobs_BAV).sum(-1)
-    return logprobs_BAV.gather(-1, batch.actions[..., None]).squeeze(-1), entropy_BA
+    return logprobs_BAV.gather(-1, batch.actions[..., None]).squeeze(-1), entropy_BA, logprobs_BAV[..., list(tokens)]
 
 
 def _row(batch: Rows) -> torch.Tensor:

@@ -53,8 +53,27 @@ class Experience:
     """Log-probabilities under the reference policy, in nats."""
 
 
+@dataclass(frozen=True)
+class Actions:
+    """Answers of one pass, and what is known of their actions, [B, A]: what a policy loss is made of."""
+
+    rollouts: Sequence[Rollout]
+    logprobs: torch.Tensor
+    """Under the policy as it is, in nats; has a gradient."""
+    told: torch.Tensor
+    """Log-probabilities of the learner's K `tokens` in the place of each action, [B, A, K]; has a gradient."""
+    old: torch.Tensor
+    """Log-probabilities under the policy that drew the actions."""
+    advantages: torch.Tensor
+    mask: torch.Tensor
+    """Which actions are learned from."""
+
+
 class Learner:
     """The networks, the optimizer and the KL controller; all that an iteration hands to the next."""
+
+    tokens: Sequence[int] = ()
+    """Tokens whose log-probabilities the policy loss wants to know in the place of every action."""
 
     def __init__(self, params: PPOParams, place: Place, policy: Path) -> None:
         """Start from `policy`, in float32 on CPU. Raises UserError for ZeRO-3, and for a batch that cannot be shared evenly."""
@@ -91,9 +110,9 @@ class Learner:
                 numbers = alike[start : start + self.params.micro_batch]
                 chosen = [rollouts[index] for index in numbers]
                 batch = rows([one.prompt_ids for one in chosen], [one.actions for one in chosen], self.accelerator.device)
-                logprobs_BA, _, values_BA = self.both(batch, self.params.temperature)
+                logprobs_BA, _, _, values_BA = self.both(batch, self.params.temperature)
                 with self.adapters.disable_adapter() if self.adapters else nullcontext():
-                    reference_BA, _ = judged(self.reference or self.actor, batch, self.params.temperature)
+                    reference_BA, _, _ = judged(self.reference or self.actor, batch, self.params.temperature)
                 tables = [table.tolist() for table in (logprobs_BA, reference_BA, values_BA)]
                 for index, logprobs, reference, values in zip(numbers, *tables, strict=True):
                     end = len(rollouts[index].actions)
@@ -148,8 +167,9 @@ class Learner:
             table[chosen, :width].to(device)
             for table in (known.mask, known.logprobs, known.values, known.advantages, known.targets, known.reference)
         )
-        logprobs_BA, entropy_BA, values_BA = self.both(batch, params.temperature)
-        policy, clipped = policy_loss(logprobs_BA, old_BA, advantages_BA, mask_BA, params.clip)
+        logprobs_BA, entropy_BA, told_BAK, values_BA = self.both(batch, params.temperature, self.tokens)
+        actions = Actions(rollouts, logprobs_BA, told_BAK, old_BA, advantages_BA, mask_BA)
+        policy, clipped = self.policy_loss(actions)
         value = value_loss(values_BA, old_values_BA, targets_BA, batch.real, params.value_clip)
         entropy = torch.where(mask_BA, entropy_BA, 0.0).sum()
         moved = torch.where(mask_BA, old_BA - logprobs_BA, 0.0).sum()
@@ -160,6 +180,10 @@ class Learner:
         if params.hold_weight:
             loss = loss + params.hold_weight * off
         return loss, torch.stack([policy, value, entropy, clipped, moved, off]).detach()
+
+    def policy_loss(self, actions: Actions) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the policy minimises, summed over the actions it learns from, and how many of them are clipped."""
+        return policy_loss(actions.logprobs, actions.old, actions.advantages, actions.mask, self.params.clip)
 
     def gather(self, mine: list[T]) -> list[T]:
         """Return the items of all processes, in the order of the processes; every process must call it."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,14 +24,26 @@ from tasks.rlhf.ppo_params import PPOParams
 from tasks.rlhf.reward import Answer, Reward
 from tasks.rlhf.rollout import Rollout, TokenMask
 from tasks.rlhf.sayself_choice import Checked, check, choose
-from tasks.runtime.confidence import CONFIDENCE, Question, RewardKind, is_correct, parse_confidence, parse_response, reward
-from tasks.runtime.launch import here, launch_stage
+from tasks.runtime.confidence import (
+    CONFIDENCE,
+    SCALE,
+    Question,
+    RewardKind,
+    is_correct,
+    parse_confidence,
+    parse_response,
+    reward,
+)
+from tasks.runtime.launch import Place, here, launch_stage
+from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish, publish_curve, publish_json
 from tasks.runtime.records import read_records
 from tasks.runtime.stage import In, Out, Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from tasks.rlhf.learner import Learner
 
 
 class Params(PPOParams):
@@ -51,6 +63,9 @@ class Params(PPOParams):
     """Reward that one nat of log pi - log pi_ref costs. One step away from the best confidence costs 0.02: keep it low."""
     hold_weight: float = Field(1.0, ge=0)
     """Loss that one nat of KL from stage 1 costs on the tokens before the confidence."""
+    estimator: Literal["sampled", "expected"] = "sampled"
+    """`sampled` is PPO on the confidence that was drawn; `expected` the exact gradient over all eleven, for the answer that was
+    drawn, where each is one token."""
     slack: float = Field(0.02, ge=0, le=1)
     """Accuracy on the validation questions that an iteration may lose against stage 1 and still be kept."""
 
@@ -60,12 +75,10 @@ def main(params: Params, run: Run, *, policy: In, sets: In, out: Out, scores: Ou
 
     That is stage 1 itself where no iteration is better, or none has kept its accuracy.
     """
-    from tasks.rlhf.learner import Learner
-
     place = here()
     questions = {question.prompt: question for question in read_records(sets / "rl.jsonl", Question)}
     held_out = {question.prompt: question for question in read_records(sets / "valid.jsonl", Question)}
-    learner = Learner(params, place, policy)
+    learner = make_learner(params, place, policy, questions)
     earned = confidence_reward(questions, params.reward)
     task = Task(params, run, place, list(questions), earned, confidence_mask(learner.tokenizer))
     course = optimise(learner, task)
@@ -75,6 +88,32 @@ def main(params: Params, run: Run, *, policy: In, sets: In, out: Out, scores: Ou
         checked = [check(model, number, list(held_out.values()), judged, params) for number, model in enumerate(models)]
         publish_best(models, checked, course, params, out, scores, curve)
         run.checkpoints.clear()
+
+
+def make_learner(params: Params, place: Place, policy: Path, questions: Mapping[str, Question]) -> Learner:
+    """Return the learner of the estimator. Raises UserError for the exact one when a confidence is more than one token."""
+    from tasks.rlhf.learner import Learner
+
+    if params.estimator == "sampled":
+        return Learner(params, place, policy)
+    from tasks.rlhf.sayself_expected import ExpectedLearner, Worth
+    from tasks.runtime.models import load_tokenizer
+
+    tokenizer = load_tokenizer(policy)
+    encoded = [tokenizer(str(level), add_special_tokens=False)["input_ids"] for level in range(SCALE + 1)]
+    if any(len(ids) != 1 or ids == [tokenizer.unk_token_id] for ids in encoded):
+        raise UserError(f"{policy}: writes a confidence with more than one token; set sayself-rl.estimator: sampled")
+    levels, mask = [token for (token,) in encoded], confidence_mask(tokenizer)
+
+    def worth(rollout: Rollout) -> Worth | None:
+        said, first = parse_response(rollout.completion), mask(rollout).index(True)
+        if said.confidence is None or rollout.actions[first] != levels[said.confidence]:
+            return None
+        right = [is_correct(said.answer, gold) for gold in questions[rollout.prompt].answers]
+        rewards = [fmean(reward(each, level, params.reward) for each in right) for level in range(SCALE + 1)]
+        return Worth(first, rewards)
+
+    return ExpectedLearner(params, place, policy, levels, worth)
 
 
 def publish_best(
