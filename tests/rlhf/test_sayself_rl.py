@@ -216,15 +216,19 @@ def test_the_reward_rises_the_answers_stay_and_the_best_iteration_is_the_model(w
     assert "confidence" in tokenizer.get_vocab()
 
 
-def test_the_answers_are_held_where_nothing_else_holds_them(world, tmp_path, monkeypatch):
-    """The mean KL of the tokens before the confidence, in the last iteration of two courses that differ in nothing else."""
+def test_by_the_exact_gradient_four_answers_to_a_question_are_enough(world, tmp_path, monkeypatch):
+    scores = run(world, tmp_path / "a", monkeypatch, estimator="expected", iterations=3, samples=4, learning_rate=0.005)
+    assert scores["best"]["valid_reward"] > scores["start"]["valid_reward"] + 0.2
+    assert scores["best"]["valid_accuracy"] == 0.5
 
-    def moved(weight):
-        run(world, tmp_path / f"{weight}", monkeypatch, hold_weight=weight, learning_rate=0.01)
-        with (tmp_path / f"{weight}/curve").open() as file:
-            return float(list(csv.DictReader(file))[2]["held_kl"])
 
-    assert moved(10.0) < moved(0.0) / 3
+def test_the_exact_gradient_is_refused_where_a_confidence_is_no_single_token(world, tmp_path, monkeypatch):
+    model, tokenizer = llama(), word_tokenizer()
+    add_words(model, tokenizer, ["answer", ":", "confidence", *map(str, range(10))])
+    save_model(model, tokenizer, tmp_path / "policy", {"stage": "toy", "summary": "A policy that cannot write 10."})
+    (tmp_path / "sets").symlink_to(world / "sets")
+    with pytest.raises(UserError, match="more than one token; set sayself-rl.estimator: sampled"):
+        run(tmp_path, tmp_path / "x", monkeypatch, estimator="expected")
 
 
 def test_stopped_and_run_again_gives_the_same_bits(world, tmp_path, monkeypatch):
