@@ -66,6 +66,9 @@ class Params(PPOParams):
     estimator: Literal["sampled", "expected"] = "sampled"
     """`sampled` is PPO on the confidence that was drawn; `expected` the exact gradient over all eleven, for the answer that was
     drawn, where each is one token."""
+    choose: Literal["best", "last"] = "best"
+    """Which iteration is published: the best of those that still answer, or the last, as of a control that shows where its
+    reward leads."""
     slack: float = Field(0.02, ge=0, le=1)
     """Accuracy on the validation questions that an iteration may lose against stage 1 and still be kept."""
 
@@ -126,7 +129,7 @@ def publish_best(
     curve: Path,
 ) -> None:
     """Publish the model that is kept, what was found of every one, and the course; row K is the policy after K iterations."""
-    best = choose(checked, params.slack)
+    best = choose(checked, params.slack) if params.choose == "best" else checked[-1]
     with publish(out) as draft:
         shutil.copytree(models[best.iteration], draft)
     rows = [{**asdict(one), **row} for one, row in zip(checked, [*[_before(row) for row in course], {}], strict=True)]

@@ -32,25 +32,27 @@ METRICS = (
 )
 """Number, what its column is called, and which of two is better; None where neither is."""
 RATIOS = (("rationale_precision", "precision"), ("rationale_by_chance", "by chance"), ("rationale_recall", "recall"))
-PANEL = {"width": 250, "height": 230}
-LOW = {"width": 250, "height": 180}
+PANEL = {"width": 420, "height": 270}
+LOW = {"width": 420, "height": 190}
 Rows = figures.Rows
 
 
 def render(title: str, tradeoffs: Mapping[str, Any], stated: Rows, courses: Rows) -> str:
     """Return the page as HTML from the scores, the rows of what was stated, and the courses of `confide-tradeoffs`."""
     models, seeds = tradeoffs["models"], tradeoffs["seeds"]
+    metrics = [each for each in METRICS if any(each[0] in model for model in models.values())]
+    most = max(value for name in STAGES for row in shares([r for r in stated if r["model"] == name]).values() for value in row)
     own = {name: [row for row in stated if row["model"] == name] for name in models}
     return template("confided.html").render(
         title=title,
         style=style(),
         seeds=seeds,
         reliability=[reliability(name, own[name]) for name in STAGES],
-        histograms=[histogram(name, own[name]) for name in STAGES],
+        histograms=[histogram(name, own[name], most) for name in STAGES],
         stages=[by_stage(key, heading, seeds) for key, heading, _ in METRICS[:4]],
         courses=[course(courses, reward) for reward in ("quadratic", "linear")],
-        metrics=[heading for _, heading, _ in METRICS],
-        table=table(models, METRICS),
+        metrics=[heading for _, heading, _ in metrics],
+        table=table(models, metrics),
         ratios=[heading for _, heading in RATIOS],
         faithful=table({name: models[name] for name in ("stage1", "quadratic", "linear")}, [(*each, None) for each in RATIOS]),
         claims=told_claims(tradeoffs["claims"]["claims"]),
@@ -85,17 +87,24 @@ def pooled(rows: Rows, column: str) -> list[tuple[Point, float]]:
     return found
 
 
-def histogram(name: str, rows: Rows) -> figures.Figure:
-    """Draw how often each of the eleven confidences was stated: a bar for all seeds together, a dot for every seed."""
-    seeds = list(dict.fromkeys(row["seed"] for row in rows))
-    counts = {seed: {int(row["confidence"]): int(row["count"]) for row in rows if row["seed"] == seed} for seed in seeds}
-    shares = {seed: {level: n / max(1, sum(own.values())) for level, n in own.items()} for seed, own in counts.items()}
-    bars = [(float(level), fmean(own[level] for own in shares.values())) for level in range(11)]
+def shares(rows: Rows) -> dict[str, list[float]]:
+    """Return of every seed the share of its answers that state each of the eleven confidences."""
+    found: dict[str, list[float]] = {}
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        counts = {int(row["confidence"]): int(row["count"]) for row in rows if row["seed"] == seed}
+        found[seed] = [counts.get(level, 0) / max(1, sum(counts.values())) for level in range(11)]
+    return found
+
+
+def histogram(name: str, rows: Rows, most: float) -> figures.Figure:
+    """Draw how often each of the eleven confidences was stated, up to `most`: a bar for the mean over seeds, a dot for each."""
+    own = shares(rows)
+    bars = [(float(level), fmean(seed[level] for seed in own.values())) for level in range(11)]
     said = ", ".join(f"{level:g}: {short(value)}" for level, value in bars)
-    chart = Chart(f"Stated by {NAMES[name]}", said, Axis("confidence", -0.7, 10.7, whole=True), Axis("share", 0.0, 1.0), **LOW)
+    chart = Chart(f"Stated by {NAMES[name]}", said, Axis("confidence", -0.7, 10.7, whole=True), Axis("share", 0.0, most), **LOW)
     chart.bars(bars, "averaged", 0.8)
-    for own in shares.values():
-        chart.marks([(float(level), value) for level, value in own.items() if value], "plain faint", size=1.8)
+    for seed in own.values():
+        chart.marks([(float(level), value) for level, value in enumerate(seed) if value], "plain faint", size=2.4)
     return figures.Figure(NAMES[name][0].upper() + NAMES[name][1:], chart.svg())
 
 
@@ -114,7 +123,7 @@ def by_stage(key: str, heading: str, seeds: Mapping[str, Any]) -> figures.Figure
     chart.line([(float(place), mean) for place, mean in enumerate(means[:3])], "averaged")
     chart.marks([(float(place), mean) for place, mean in enumerate(means[:3])], "averaged")
     chart.marks([(3.0, means[3])], "early", "square")
-    return figures.Figure(heading, chart.svg())
+    return figures.Figure(heading[0].upper() + heading[1:], chart.svg())
 
 
 def course(rows: Rows, reward: str) -> figures.Figure:
