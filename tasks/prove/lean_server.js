@@ -206,6 +206,7 @@ function serve() {
     return reply;
   }
 
+  lean.runtimeKeepalivePush(); // else Emscripten takes the end of any thread for that of the program, and ends them all
   lean.FS.mkdir("/lean");
   lean.FS.mount(lean.NODEFS, { root: folder }, "/lean");
   wasm.lean_initialize();
