@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a proof reads best on one line)
 """Nothing false is ever verified, each attack is refused for its own reason, and no honest proof is refused."""
 
 import re
@@ -103,7 +104,7 @@ def test_a_hole_that_the_text_does_not_show_is_seen_in_the_environment(lean, mon
         ("theorem t (n : Nat) : n = n := rfl", "statement_changed"),
         ("theorem u (n : Nat) : n + 0 = n := rfl", "error"),
         ("def t (n : Nat) : Nat := n", "error"),
-        ('local notation n " = " m " + 1" => n = n\ntheorem t (n : Nat) : n = n + 1 := rfl', "statement_changed"),
+        ('local infix:50 (priority := high) " = " => fun (_ _ : Nat) => True\ntheorem t (n : Nat) : n = n + 1 := trivial', "statement_changed"),
         ("instance u : HAdd Nat Nat Nat := ⟨fun a _ => a⟩\ntheorem t (n : Nat) : n = n + 1 := rfl", "statement_changed"),
         ("abbrev Nat := Unit\ntheorem t (n : Nat) : n = n + 1 := rfl", "error"),
     ],
