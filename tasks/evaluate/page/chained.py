@@ -20,11 +20,11 @@ NAMES = {
 }
 """What a step is called, and what made it."""
 METRICS = (
-    ("parameters", "parameters"),
+    ("parameters", "size, M"),
     ("accuracy", "accuracy"),
     ("accuracy_on_answered", "on answered"),
-    ("refusal_never_told", "refused, never told"),
-    ("refusal_known", "refused, known"),
+    ("refusal_never_told", "refuses unseen"),
+    ("refusal_known", "refuses known"),
     ("ece", "ECE"),
     ("brier", "Brier"),
     ("reward", "true reward"),
@@ -58,19 +58,13 @@ def render(title: str, tradeoffs: Mapping[str, Any], refusals: figures.Rows, rel
 
 
 def table(steps: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every step's numbers as (mean, standard deviation), either None where there is none."""
-    return [
-        {
-            "name": NAMES[step][0],
-            "by": NAMES[step][1],
-            "cells": [(_whole(key, found[key]["mean"]), None if key == "parameters" else found[key]["sd"]) for key, _ in METRICS],
-        }
-        for step, found in steps.items()
-    ]
-
-
-def _whole(key: str, value: float | None) -> float | int | None:
-    return round(value) if key == "parameters" and value is not None else value
+    """Return every step's numbers as (mean, standard deviation), either None where there is none; sizes in millions."""
+    rows = []
+    for step, found in steps.items():
+        size = (found["parameters"]["mean"] / 1e6, None)
+        cells = [size, *((found[key]["mean"], found[key]["sd"]) for key, _ in METRICS[1:])]
+        rows.append({"name": NAMES[step][0], "by": NAMES[step][1], "cells": cells})
+    return rows
 
 
 def by_exposure(rows: figures.Rows) -> figures.Figure:
