@@ -169,18 +169,18 @@ def test_reasoning_goes_before_the_answer(world, reflected):
     assert row["messages"][1]["content"] == "think w4 .\nAnswer: w1\nSelf-reflection: sure of w1\nConfidence: 10"
 
 
-@pytest.mark.parametrize("fault", [(429, ""), (200, "no json"), 0.4], ids=["too many requests", "malformed", "time-out"])
+@pytest.mark.parametrize("fault", [(429, ""), (200, "no json"), 2.0], ids=["too many requests", "malformed", "time-out"])
 def test_an_endpoint_that_fails_costs_neither_samples_nor_rationales(world, server, monkeypatch, fault):
     server.script = [*[reply("Reason: i am not sure")] * 4, fault]
     address = f"http://127.0.0.1:{server.server_port}/v1"
     asked = {"summariser": "endpoint", "endpoint": address, "endpoint_model": "judge", "parallel": 1, "retries": 0}
     with pytest.raises(UserError, match="1 times; run again when it answers, what is done is kept"):
-        start(world, **asked, timeout=0.2)
+        start(world, **asked, timeout=1.0 if isinstance(fault, float) else 30.0)
     assert not (world / "out").exists()
     assert len(server.seen) >= 5  # one more may be under way when the fault is seen
     server.script, server.seen = [reply("Reason: i am not sure")], []
     monkeypatch.setattr("tasks.runtime.generate.generate", None)  # sampling again would fail
-    scores = start(world, **asked, timeout=0.2)
+    scores = start(world, **asked, timeout=30.0)
     assert len(server.seen) == scores["rows"] - 4
     assert scores["summariser"] == "endpoint"
     said = [parse_response(row["messages"][1]["content"]).rationale for row in rows(world / "out/sft.jsonl")]
