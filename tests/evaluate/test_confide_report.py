@@ -105,6 +105,16 @@ def test_a_cell_that_is_missing_or_damaged_is_named(runs, damage, said):
         gather(runs)
 
 
+def test_a_model_of_which_nothing_could_be_read_still_has_its_place(runs):
+    for seed in range(3):
+        found = json.loads((runs / f"runs/sayself-eval/{seed}.json").read_text())
+        found["models"]["linear"] = {"all_accuracy": 0.1, "parse_rate": 0.0}
+        found["probe_auroc"] = None
+        publish_json(runs / f"runs/sayself-eval/{seed}.json", found)
+    assert gather(runs)["claims"]["claims"][4]["effects"] == []
+    assert "not measured" in page(runs)
+
+
 def test_a_single_seed_has_no_spread_and_still_makes_a_page(runs):
     assert gather(runs, [0])["models"]["stage1"]["ece"]["sd"] is None
     assert "±" not in page(runs)

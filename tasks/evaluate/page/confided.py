@@ -111,18 +111,20 @@ def histogram(name: str, rows: Rows, most: float) -> figures.Figure:
 def by_stage(key: str, heading: str, seeds: Mapping[str, Any]) -> figures.Figure:
     """Draw one number from the untuned model over stage 1 to stage 2, every seed faintly, and after the linear reward apart."""
     values = [[seed["models"][name].get(key) for name in STAGES] for seed in seeds.values()]
-    whole = [own for own in values if None not in own]
-    places = Axis("", -0.4, len(STAGES) - 0.6, names=tuple(STAGES.values()))
-    means = [fmean(same) for same in zip(*whole, strict=True)]
+    means = [
+        fmean(there) if (there := [each for each in same if each is not None]) else None for same in zip(*values, strict=True)
+    ]
     said = ", ".join(f"{name} {short(mean)}" for name, mean in zip(STAGES.values(), means, strict=True))
-    spread = Axis.around("", [value for own in whole for value in own], low=0.0, high=1.0)
+    places = Axis("", -0.4, len(STAGES) - 0.6, names=tuple(STAGES.values()))
+    spread = Axis.around("", [v for own in values for v in own if v is not None] or [0.0, 1.0], low=0.0, high=1.0)
     chart = Chart(heading, said, places, spread, **LOW)
-    for own in whole:
-        chart.line(list(enumerate(own[:3])), "averaged faint")
-        chart.marks([(3.0, own[3])], "early faint", "square", 2.4)
-    chart.line([(float(place), mean) for place, mean in enumerate(means[:3])], "averaged")
-    chart.marks([(float(place), mean) for place, mean in enumerate(means[:3])], "averaged")
-    chart.marks([(3.0, means[3])], "early", "square")
+    for own, faint in [*((each, " faint") for each in values), (means, "")]:
+        points = [(float(place), value) for place, value in enumerate(own) if value is not None]
+        course, control = [point for point in points if point[0] < 3], [point for point in points if point[0] == 3]
+        chart.line(course, f"averaged{faint}")
+        if not faint:
+            chart.marks(course, "averaged")
+        chart.marks(control, f"early{faint}", "square", 2.4 if faint else 3.5)
     return figures.Figure(heading[0].upper() + heading[1:], chart.svg())
 
 
