@@ -176,7 +176,9 @@ class TestAPipelineOnWorkers:
 
     def test_a_worker_that_is_killed_in_the_middle_costs_the_attempt_not_the_run(self, site):
         place, variables = site
-        words = ["left", "--workers", "pool", "--set", "work.how=killed"]
-        done = run(place / "coordinator", variables, *words)
+        at = place / "gpu/.temper/at"
+        before = set(os.listdir(at)) if at.exists() else set()
+        done = run(place / "coordinator", variables, "left", "--workers", "pool", "--set", "work.how=killed")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        wait_for(lambda: os.listdir(place / "gpu/.temper/at") == [])
+        assert "killed by signal 9" in done.stdout + done.stderr
+        wait_for(lambda: set(os.listdir(at)) == before)

@@ -22,7 +22,7 @@ def says(iteration, level, answer="red", kind="quadratic"):
 def test_what_is_told_of_an_iteration():
     found = told(3, [write_response("red", "", 8), "Answer: blue"])
     assert found == Checked(3, pytest.approx((0.7 * 0.92 + 0.3 * -0.28 - 1) / 2), 0.5, 8, 0.5)
-    assert told(0, ["", "red"]) == Checked(0, -1, 0, 0, 0)
+    assert told(0, ["", "red"]) == Checked(0, -1, 0.35, 0, 0), "a plain answer is an answer, but states nothing"
 
 
 def test_the_calibrated_one_is_chosen_and_silence_never_is():
