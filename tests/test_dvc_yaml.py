@@ -1,5 +1,7 @@
 """dvc.yaml says the truth: deps list every project module that can change a stage's numbers; its flags and params exist."""
 
+import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -68,6 +70,23 @@ def test_the_section_in_params_yaml_is_valid(modules, body, cmd, item):
         params_type = params_of(module)
         check_section(params_type, read_yaml(ROOT / "params.yaml"), "params.yaml")
         assert params_type.section in [entry.replace("${item}", item) for entry in body["params"]]
+
+
+@pytest.mark.parametrize(("modules", "body", "cmd", "item"), RUN)
+def test_a_command_gives_the_flags_that_its_stage_takes(modules, body, cmd, item):
+    """So that a stage late in a study does not fail on its command line after everything before it has run."""
+    for module, words in commands(cmd):
+        taken = inspect.signature(importlib.import_module(module).main).parameters.values()
+        wanted = {word.name.replace("_", "-") for word in taken if word.kind is word.KEYWORD_ONLY}
+        assert set(re.findall(r"(?<!\S)--([a-z][\w-]*)", words)) - {"set", "cell", "params"} == wanted, module
+
+
+def commands(cmd):
+    """Return (module, flags) of every stage module that a command runs."""
+    if TOGETHER in cmd:
+        return [part.split(" ", 1) for part in re.split(r"\s--\s+", cmd)[1:]]
+    parts = re.split(MODULE, cmd)[1:]
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 @pytest.mark.parametrize(("modules", "body", "cmd", "item"), CASES)
