@@ -36,6 +36,8 @@ Reason = Literal[
 """`malformed`: cut off, unbalanced, or without a proof. `unsupported`: the statement itself does not elaborate here.
 `error`: Lean's message is the detail. `timeout`: over the bound on work; or on wall time, then the detail begins with `SLOW`.
 `crashed`: Lean died of this candidate, even alone. `unknown`: never recorded."""
+LETTERS = 'notation "ℕ" => Nat\nnotation "ℤ" => Int\nnotation "ℚ" => Rat\nopen Nat'
+"""Mathlib's names for core Lean's own types, and the namespace of miniF2F's header that core Lean has."""
 SLOW = "no answer within"
 
 

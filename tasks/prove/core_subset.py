@@ -13,15 +13,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from tasks.prove.checker import Candidate, Checker, CheckerSettings, Verdict, open_checker
+from tasks.prove.checker import LETTERS, Candidate, Checker, CheckerSettings, Verdict, open_checker
 from tasks.runtime.params import StageParams
 from tasks.runtime.progress import Progress
 from tasks.runtime.publish import publish, publish_json
 from tasks.runtime.records import Record, read_records, write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
-
-LETTERS = 'notation "ℕ" => Nat\nnotation "ℤ" => Int\nnotation "ℚ" => Rat\nopen Nat'
-"""Mathlib's names for core Lean's own types, and the namespace of miniF2F's header that core Lean has."""
 
 
 class Params(StageParams):

@@ -9,13 +9,12 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tasks.prove import prove
-from tasks.prove.checker import CheckerSettings
-from tasks.prove.core_subset import LETTERS
+from tasks.prove.checker import LETTERS, CheckerSettings
+from tasks.prove.writing import WritingParams, write_all
 from tasks.runtime.stage import In, Out, Run, run_stage
 
 
-class Params(prove.Params):
+class Params(WritingParams):
     """Rounds of proof writing on real statements."""
 
     section: ClassVar[str] = "prove-core"
@@ -27,7 +26,7 @@ class Params(prove.Params):
 
 def main(params: Params, run: Run, *, provers: In, examples: In, theorems: In, out: Out, scores: Out) -> None:
     """Prove the statements of the file `theorems` by every prover in `provers`, with examples from the file `examples`."""
-    prove.main(params, run, provers=provers, examples=examples, theorems=theorems, out=out, scores=scores)
+    write_all(params, run, provers=provers, examples=examples, theorems=theorems, out=out, scores=scores)
 
 
 if __name__ == "__main__":

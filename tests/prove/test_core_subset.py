@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tasks.prove import core_subset
-from tasks.prove.checker import Verdict
-from tasks.prove.core_subset import LETTERS, Formal, Params, describe, main, statement, tried
+from tasks.prove.checker import LETTERS, Verdict
+from tasks.prove.core_subset import Formal, Params, describe, main, statement, tried
 from tasks.runtime.records import read_records
 
 ROWS = [

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tasks.prove import prove
-from tasks.prove.prove import Params, prover_folders
+from tasks.prove import prove, writing
+from tasks.prove.prove import Params
 from tasks.runtime.lease import Lease
 from tasks.runtime.models import save_model
 from tasks.runtime.params import UserError
@@ -39,7 +39,7 @@ def place(tmp_path, monkeypatch):
     def judge(settings):
         yield Judge()
 
-    monkeypatch.setattr(prove, "open_checker", judge)
+    monkeypatch.setattr(writing, "open_checker", judge)
     return tmp_path
 
 
@@ -97,7 +97,7 @@ def test_nothing_to_prove_and_nothing_to_show_are_refused(place):
 
 
 def test_one_model_folder_is_a_prover_too(place):
-    assert prover_folders(place / "provers/p0") == {"prover": place / "provers/p0"}
+    assert writing.prover_folders(place / "provers/p0") == {"prover": place / "provers/p0"}
     (place / "nothing").mkdir()
     with pytest.raises(UserError, match="neither a model folder nor a folder of model folders"):
-        prover_folders(place / "nothing")
+        writing.prover_folders(place / "nothing")
