@@ -1,6 +1,7 @@
 """Provers write proofs in rounds and a real Lean checks them: what the stages `prove` and `prove-core` do.
 
-What Lean accepts becomes an example of the next round. Several provers, such as those of an ablation, share one checker and its cache: equal proofs of one theorem are checked once.
+What Lean accepts becomes an example of the next round. Several provers, such as those of an ablation, share one checker and its
+cache: equal proofs of one theorem are checked once.
 """
 
 from __future__ import annotations
