@@ -152,17 +152,23 @@ def serve() -> None:
 @app.command(epilog=CODES)
 def worker(
     kind: Annotated[str, typer.Argument(help="As stages name it in dvc.yaml, `meta: {worker: gpu}`; cpu for those that do not.")],
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Stages at once.")] = 1,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Stages at once; default: one for each GPU, one on kind cpu."),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Keep no process that has imported torch: 500 MB less, 6 s more a stage.")
+    ] = (False),
 ) -> None:
     """Run stages of one kind in this checkout for a coordinator, until Ctrl-C; PREFECT_API_URL names the server.
 
     Example: [bold]PREFECT_API_URL=http://coordinator:4200/api temper worker gpu[/]
     """
-    from flows.serve import work
-
     root = checkout()
     with interruptible(), server_failures():
-        work(root, kind, limit)
+        from flows.worker import work
+
+        work(root, kind, limit, cold)
 
 
 @app.command(epilog=CODES)

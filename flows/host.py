@@ -1,22 +1,32 @@
-"""The warm process (tasks.runtime.host) that the stages of a run are forked from, for as long as the run lasts.
+"""Warm processes (tasks.runtime.host) that what a run starts often is forked from, for as long as the run lasts.
 
-It loads while the first stages run; what starts before it is ready, or after it was lost, runs by itself.
+One has imported what stages import; another, of coordinator and worker, has Prefect and DVC. Each loads while the first stages
+run; what starts before it is ready, or after it was lost, runs by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from flows import child
-from tasks.runtime.host import HOST
+from tasks.runtime.host import HOST, STOP
 
-LOG = Path(".temper/logs/host.log")
+LOGS = Path(".temper/logs")
 WORTH = 3
 """Stages that have to run for a host to be worth its own start, which costs what one stage saves."""
+TOOLS = ("prefect.engine", "prefect.flow_engine", "prefect.artifacts", "dvc.cli", "dvc.repo", "dvc.commands.data_sync", "dvc_s3")
+"""What a run of a stage on a worker and its transfers import."""
+KILLED = 128 + 9
 
 
 @contextmanager
@@ -25,12 +35,81 @@ def warm(root: Path, stages: int) -> Iterator[Mapping[str, str]]:
     if stages < WORTH or sys.platform != "linux":
         yield {}
         return
-    (root / LOG).parent.mkdir(parents=True, exist_ok=True)
+    with kept(root, "host") as place:
+        yield {HOST: place}
+
+
+@contextmanager
+def kept(root: Path, name: str, libraries: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Keep a host that imports `libraries`, or what stages import, and yield its socket; its log is `.temper/logs/NAME.log`."""
+    (root / LOGS).mkdir(parents=True, exist_ok=True)
     # a socket's path may have 107 bytes, which a checkout's own can exceed
-    with tempfile.TemporaryDirectory(prefix="temper-") as folder, (root / LOG).open("wb") as log:
-        place = str(Path(folder) / "host")
-        process = child.start("tasks.runtime.host", place, cwd=root, output=log)
+    with tempfile.TemporaryDirectory(prefix="temper-") as folder, (root / LOGS / f"{name}.log").open("wb") as log:
+        place = str(Path(folder) / name)
+        process = child.start("tasks.runtime.host", place, *libraries, cwd=root, output=log, env=env)
         try:
-            yield {HOST: place}
+            yield place
         finally:
             child.kill(process)
+
+
+class Guest:
+    """A process forked by a host, to be watched and ended like one of our own."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Take the connection on which the host tells how it ended."""
+        self._connection = connection
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self.wait(0)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the exit code up to `timeout` seconds; None when it still runs then."""
+        if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
+            said = b""
+            with contextlib.suppress(OSError):
+                said = self._connection.recv(16)
+            self.returncode = int(said) if said else KILLED
+            self._connection.close()
+        return self.returncode
+
+    def terminate(self) -> None:
+        """Have it asked to end."""
+        if self.returncode is None:
+            with contextlib.suppress(OSError):
+                self._connection.send(STOP)
+
+    def kill(self) -> None:
+        """Have it killed with its group."""
+        if self.returncode is None:
+            self._connection.close()
+            self.returncode = KILLED
+
+
+def fork(place: str, module: str, *arguments: str, cwd: Path, output: int, env: Mapping[str, str] | None = None) -> Guest | None:
+    """Have the host at `place` run `python -m MODULE ARGUMENTS`; None when there is no host to ask, or none yet."""
+    environment = {**os.environ, "PATH": child.search_path(), "SHELL": child.SHELL, **(env or {})}
+    said = {"module": module, "arguments": arguments, "folder": str(cwd), "environment": environment}
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with Path(os.devnull).open("rb") as nothing:
+        try:
+            connection.connect(place)
+            socket.send_fds(connection, [json.dumps(said).encode()], [nothing.fileno(), output, output])
+        except OSError:
+            connection.close()
+            return None
+    return Guest(connection)
+
+
+def run(place: str | None, module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` to its end, forked from the host at `place` if that can be; its output is `stdout`."""
+    with tempfile.TemporaryFile() as output:
+        guest = fork(place, module, *arguments, cwd=cwd, output=output.fileno()) if place else None
+        if guest is not None:
+            code = guest.wait()
+        else:
+            code = subprocess.run([sys.executable, "-m", module, *arguments], cwd=cwd, stdout=output, stderr=output).returncode
+        output.seek(0)
+        return subprocess.CompletedProcess([module, *arguments], code or 0, output.read().decode(errors="replace"))

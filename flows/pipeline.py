@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ from prefect.utilities.annotations import allow_failure
 from flows import history
 from flows.artifacts import Page, Shown, scores_of
 from flows.graph import Graph, RunResult, StageResult, Step
-from flows.host import warm
+from flows.host import TOOLS, kept, warm
 from flows.pool import Pools
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
@@ -76,9 +76,11 @@ def run(
     server.wait()
     took = f" (up after {server.seconds:.1f} s)" if server.log else ""
     print(f"Prefect: {server.ui_url}{took}", file=sys.stderr, flush=True)
-    pools = Pools(root, graph, params) if on_workers else None
-    stages = Stages(root, graph, steps, params, profile, jobs, pools)
-    with temporary_settings(server.settings()), _plain_log():
+    with ExitStack() as stack:
+        pools = Pools(root, graph, params, stack.enter_context(kept(root, "tools", TOOLS))) if on_workers else None
+        stages = Stages(root, graph, steps, params, profile, jobs, pools)
+        stack.enter_context(temporary_settings(server.settings()))
+        stack.enter_context(_plain_log())
         try:
             _flow_of(stages, profile)(profile, [step.stage.name for step in steps], dict(params), return_state=True)
         except TerminationSignal:

@@ -3,26 +3,32 @@
 A stage names its kind in dvc.yaml, `meta: {worker: gpu}`; without one it is `cpu`. Pool `temper-KIND` is what the operator has
 made of it (Kubernetes, say), or a process pool made here. The coordinator keeps the graph, dvc.lock and the report; the data
 goes through the DVC remote. Outs and dvc.lock are those of a run on this machine.
+
+A request has a name of its own, made of all it says, so a coordinator that died finds on the server what it has sent: what has
+been done since is taken, what still runs is waited for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
-from prefect.states import Cancelling
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 
 from flows import history
+from flows.follow import Told, Watch, ending
 from flows.graph import Graph, Stage
-from flows.remote import ENDING, dvc, entries, record, wanted
+from flows.pulse import patience, patiently
+from flows.remote import DONE, dvc, entries, record, wanted
 from flows.remote import stage as stage_flow
 from flows.stage import Children, Outcome
 from tasks.runtime.params import PARAMS_FILE, UserError
@@ -30,18 +36,24 @@ from tasks.runtime.params import PARAMS_FILE, UserError
 KIND = "cpu"
 """Of a stage that names none."""
 ENTRY = "flows.remote.stage"
-LOOK = 1.0
-"""Seconds between two looks at a stage on a worker."""
+TAKEN = "temper.taken"
+"""Label of a run whose result a coordinator has recorded."""
+SENDINGS = 200
+"""Of one and the same request, that are told apart."""
 
 
 class Pools:
     """The work pools of one run, as the coordinator sees them."""
 
-    def __init__(self, root: Path, graph: Graph, params: Mapping[str, Any]) -> None:
-        """Take a checkout whose commit the workers can have. Raises UserError for changes without a commit, or no DVC remote."""
-        self._root, self._graph, self._params = root, graph, dict(params)
+    def __init__(self, root: Path, graph: Graph, params: Mapping[str, Any], tools: str | None = None) -> None:
+        """Take a checkout whose commit the workers can have, and the warm process (flows.host) for its transfers, if any.
+
+        Raises UserError for changes without a commit, or no DVC remote.
+        """
+        self._root, self._graph, self._params, self._tools = root, graph, dict(params), tools
         self._commit, self._remote = _commit(root), _remote(root)
         self._deployments: dict[str, UUID] = {}
+        self._types: dict[str, str] = {}
         self._pushed: set[str] = set()
         self._turn = threading.Lock()
 
@@ -55,27 +67,53 @@ class Pools:
         client: SyncPrefectClient | None = None,
     ) -> Outcome:
         """Have a worker of its kind bring `stage` up to date, once; its outs and its entry in dvc.lock are here afterwards."""
-        started, kind = time.monotonic(), str(stage.meta.get("worker", KIND))
-        client = client or get_client(sync_client=True)
+        kind, client = str(stage.meta.get("worker", KIND)), client or get_client(sync_client=True)
         request = self._request(stage, force)
-        run = client.create_flow_run_from_deployment(self._deployment(client, kind), parameters=request, tags=[stage.name])
-        say(f"sent to the work pool {pool(kind)}")
-        told = self._follow(client, run.id, children)
-        if told is None:
-            return Outcome("stopped", time.monotonic() - started, detail="stopped on its worker")
-        outcome = Outcome(told["ending"], told["seconds"], told["code"], told["detail"], ran=told["ending"] != "cached")
-        if "lock" in told:
-            record(self._root, told["lock"])
-            self._pushed.add(stage.name)
-            dvc(self._root, "pull", stage.target)
-        return outcome
+        deployment = patiently(lambda: self._deployment(client, kind), lambda: children.stopping)
+        run, earlier = patiently(lambda: self._send(client, deployment, stage, request), lambda: children.stopping)
+        say(f"{'found' if earlier else 'sent'} in the work pool {pool(kind)}: {run.name}")
+        told = Watch(client, run.id, kind, self._types[kind], children, say).told()
+        if told.lock:
+            self._take(client, run.id, stage, told)
+        return told.outcome
+
+    def _take(self, client: SyncPrefectClient, run: UUID, stage: Stage, told: Told) -> None:
+        """Record what a worker has done, and bring its outs here; a run's result is taken once."""
+        record(self._root, told.lock)
+        self._pushed.add(stage.name)
+        try:
+            dvc(self._root, "pull", stage.target, tools=self._tools)
+        finally:
+            patiently(lambda: client.update_flow_run_labels(run, {TAKEN: True}))
+
+    def _send(
+        self, client: SyncPrefectClient, deployment: UUID, stage: Stage, request: Mapping[str, Any]
+    ) -> tuple[FlowRun, bool]:
+        """Send a request and return its run, and whether that was sent before; what ended badly or was taken is sent again."""
+        name = uuid4().hex if request["force"] else hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        keys = [f"{name}-{number}" for number in range(SENDINGS)]
+        sent = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=SENDINGS,
+        )
+        for run in sent:
+            if _open(client, run):
+                return run, True
+        run = client.create_flow_run_from_deployment(
+            deployment,
+            parameters={**request, "silence": patience()},
+            tags=[stage.name],
+            idempotency_key=keys[len(sent)] if len(sent) < SENDINGS else None,
+        )
+        return run, False
 
     def _request(self, stage: Stage, force: bool) -> dict[str, Any]:
         """Return what a worker has to know, with everything the stage reads in the remote."""
         needed = [self._graph.stages[name] for name in self._graph.needs[stage.name]]
         missing = [other for other in needed if other.name not in self._pushed]
         if missing:
-            dvc(self._root, "push", *(other.target for other in missing))
+            dvc(self._root, "push", *(other.target for other in missing), tools=self._tools)
             self._pushed |= {other.name for other in missing}
         lock: dict[str, dict[str, Any]] = {}
         for other in [*needed, stage]:
@@ -96,7 +134,7 @@ class Pools:
         """Return the deployment that sends stages to the pool of a kind, made if it is not there."""
         with self._turn:
             if kind not in self._deployments:
-                make_pool(client, kind)
+                self._types[kind] = make_pool(client, kind)
                 flow_id = client.create_flow(stage_flow)
                 name = f"on {kind}"
                 self._deployments[kind] = client.create_deployment(
@@ -104,52 +142,33 @@ class Pools:
                 )
             return self._deployments[kind]
 
-    def _follow(self, client: SyncPrefectClient, run: UUID, children: Children) -> dict[str, Any] | None:
-        """Wait for a run on a worker and return what it told; None when it was stopped. A lost run counts as preempted."""
-        stopping = False
-        while True:
-            state = client.read_flow_run(run).state
-            if state is not None and state.is_final():
-                break
-            if children.stopping and not stopping:
-                stopping = True
-                client.set_flow_run_state(run, Cancelling())
-            time.sleep(LOOK)
-        if stopping or state.is_cancelled():
-            return None
-        if (told := _ending(client, run)) is not None:
-            return told
-        lost = state.is_crashed()
-        ending = "preempted" if lost else "failed"
-        return {"ending": ending, "seconds": 0.0, "code": 0, "detail": state.message or state.name}
-
 
 def pool(kind: str) -> str:
     """Return the name of the work pool of a kind."""
     return f"temper-{kind}"
 
 
-def make_pool(client: SyncPrefectClient, kind: str) -> None:
-    """Make a process pool of a kind, unless there is a pool of that name, whatever its type."""
+def make_pool(client: SyncPrefectClient, kind: str) -> str:
+    """Make a process pool of a kind, unless there is a pool of that name; return the type of what is there."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
     template = ProcessWorker.get_default_base_job_template()
     try:
-        client.create_work_pool(WorkPoolCreate(name=pool(kind), type="process", base_job_template=template))
+        return client.create_work_pool(WorkPoolCreate(name=pool(kind), type="process", base_job_template=template)).type
     except ObjectAlreadyExists:
-        return
+        return client.read_work_pool(pool(kind)).type
 
 
-def _ending(client: SyncPrefectClient, run: UUID) -> dict[str, Any] | None:
-    """Return what a run on a worker has told of its end; None when it told nothing."""
-    about = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[ENDING]))
-    found = client.read_artifacts(artifact_filter=about)
-    if not found:
-        return None
-    told: dict[str, Any] = json.loads(str(found[-1].data).removeprefix("```json\n").removesuffix("\n```"))
-    return told
+def _open(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Tell whether a run that was sent before is at work, or has done what nobody has taken yet."""
+    if run.state is None or run.labels.get(TAKEN) or run.state.is_cancelling():
+        return False
+    if not run.state.is_final():
+        return True
+    told = ending(client, run.id)
+    return told is not None and told.outcome.ending in DONE
 
 
 def _commit(root: Path) -> str:

@@ -1,36 +1,51 @@
 """One stage on a worker's machine: the asked commit beside the worker's checkout, only the stage's deps, its outs pushed.
 
-`temper worker KIND` starts a Prefect worker in a checkout; a coordinator (flows.pool) sends it runs of the flow below. Each run
-has a folder of its own, `.temper/at/COMMIT-STAGE-PARAMS`: a clone that shares the checkout's objects and DVC cache. It goes away
-when the stage is done and stays when it is not, so that the next attempt on this machine goes on from its checkpoints.
+`temper worker KIND` takes runs of the flow below (flows.worker) that a coordinator sends (flows.pool). Each run has a folder of
+its own, `.temper/at/COMMIT-STAGE-PARAMS`: a clone that shares the checkout's objects and DVC cache. It goes away when the stage
+is done and stays when it is not, so that the next attempt on this machine goes on from its checkpoints; one attempt at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed, State
 
+from flows import host
 from flows.artifacts import Page, Shown
-from flows.stage import Children, attempt
+from flows.gpus import Stopped, lent
+from flows.graph import Stage, load_graph
+from flows.pulse import Beat, dismissed, patiently
+from flows.stage import Children, Outcome, attempt
+from tasks.runtime.host import HOST
+from tasks.runtime.lease import Lease
+from tasks.runtime.params import PARAMS_FILE, UserError
 
-AT = Path(".temper/at")
+AT, LEASES = Path(".temper/at"), Path(".temper/leases")
 CHECKOUT = "TEMPER_CHECKOUT"
 """Names the worker's own checkout to the runs it starts, wherever Prefect starts them."""
+TOOLS, STAGES = "TEMPER_TOOLS", "TEMPER_STAGES"
+"""Name the sockets of the worker's warm processes (flows.host): of what runs a stage, and of what a stage is."""
 REMOTE = "temper-pool"
 ENDING = "stage-ending"
 """Key of the artifact that tells the coordinator how it ended: Prefect stores no results here."""
+TURN = 90.0
+"""Seconds to wait for an earlier attempt on this machine, which stops when it learns that it was counted as lost."""
+DONE = ("completed", "cached")
 
 
 @flow(name="temper-stage", persist_result=False, flow_run_name="{stage} {commit:.8}", validate_parameters=False)
@@ -43,39 +58,107 @@ def stage(
     remote: str,
     study: str | None = None,
     force: bool = False,
+    silence: float = 60.0,
 ) -> State[Any]:
     """Run `stage` of `commit` with `params`; `lock` holds what dvc.lock says of the stages it reads from, by file and name.
 
-    `deps` are the paths to pull from the DVC remote at `remote`, to which the outs are pushed.
+    `deps` are the paths to pull from the DVC remote at `remote`, to which the outs are pushed. After `silence` seconds without
+    a sign of life the coordinator counts this run as lost.
     """
-    from flows.graph import load_graph
-    from flows.overlay import render
-    from tasks.runtime.params import PARAMS_FILE
     from tasks.runtime.stage import die_with_parent
 
     die_with_parent()
-    root = check_out(Path(os.environ.get(CHECKOUT, ".")).resolve(), commit, stage, params)
+    run_id, children, say = cast(Any, flow_run.id), Children(), get_run_logger().info
+    checkout = Path(os.environ.get(CHECKOUT, ".")).resolve()
+    name = folder_name(commit, stage, params)
+    with Beat(run_id, silence, children.stop) as beat, turn(checkout / LEASES / name, children, say) as mine:
+        if not mine:
+            return _tell(Outcome("preempted", detail="an earlier attempt is still at it on this worker"))
+        root = check_out(checkout, commit, stage, params)
+        prepare(root, remote, params, lock, deps)
+        planned = load_graph(root, params, study).stages[stage]
+        shown = Shown(Page(), root, planned)
+        ended = _attempt(root, planned, children, force, say, shown)
+        if beat.ended or patiently(lambda: _dismissed(run_id)):
+            return Cancelled(message=f"this run was {beat.ended or 'dismissed'}: it tells no result")
+        if ended.ending not in DONE:
+            return _tell(ended)
+        dvc(root, "push", planned.target)
+        shown.outs()
+        told = _tell(ended, {planned.file: {stage: entries(root, planned.file)[stage]}})
+        shutil.rmtree(root)
+        return told
+
+
+@contextlib.contextmanager
+def turn(place: Path, children: Children, say: Callable[[str], None], patience: float = TURN) -> Iterator[bool]:
+    """Hold the folder of an attempt, waiting for an earlier attempt at it to stop; yield False when it does not."""
+    deadline, told = time.monotonic() + patience, False
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(Lease(place, "this stage"))
+            except UserError as busy:
+                if time.monotonic() > deadline or children.stopping:
+                    break
+                if not told:
+                    say(f"waiting: {busy}")
+                told = True
+                time.sleep(0.5)
+            else:
+                yield True
+                return
+    yield False
+
+
+def prepare(
+    root: Path, remote: str, params: Mapping[str, Any], lock: Mapping[str, Mapping[str, Any]], deps: Sequence[str]
+) -> None:
+    """Bring params, the entries of dvc.lock and the deps to a folder of `check_out`."""
+    from flows.overlay import render
+
     (root / PARAMS_FILE).write_text(render(root, params), encoding="utf-8")
     use_remote(root, remote)
     record(root, lock)
     if deps:
         dvc(root, "pull", *deps)
-    planned = load_graph(root, params, study).stages[stage]
-    shown, children, say = Shown(Page(), root, planned), Children(), get_run_logger().info
+
+
+def _attempt(root: Path, planned: Stage, children: Children, force: bool, say: Callable[[str], None], shown: Shown) -> Outcome:
+    """Run the stage once, with the GPUs it asks for and no others."""
+    env = {HOST: place} if (place := os.environ.get(STAGES)) else {}
+    count = int(planned.meta.get("gpus", 1))
     try:
-        ended = attempt(root, planned, children, force=force, say=say, watch=shown.progress)
+        with lent(count, lambda: children.stopping, say) as pinned:
+            return attempt(root, planned, children, force=force, say=say, watch=shown.progress, env={**env, **pinned})
+    except UserError as error:
+        return Outcome("failed", code=2, detail=str(error))
+    except Stopped:
+        return Outcome("stopped", detail="stopped while it waited for a GPU")
     finally:
         children.stop()
+
+
+def _tell(ended: Outcome, lock: Mapping[str, Any] | None = None) -> State[Any]:
+    """Tell the coordinator how it ended, however long the server is away; return the state of this run."""
     told: dict[str, Any] = {"ending": ended.ending, "seconds": ended.seconds, "code": ended.code, "detail": ended.detail}
-    if done := ended.ending in ("completed", "cached"):
-        shown.outs()
-        dvc(root, "push", planned.target)
-        told["lock"] = {planned.file: {stage: entries(root, planned.file)[stage]}}
-    create_markdown_artifact(f"```json\n{json.dumps(told)}\n```", key=ENDING)
-    if done:
-        shutil.rmtree(root)
+    if lock:
+        told["lock"] = lock
+    patiently(lambda: create_markdown_artifact(f"```json\n{json.dumps(told)}\n```", key=ENDING))
+    if ended.ending in DONE:
         return Completed(message=f"{ended.ending} in {ended.seconds:.1f} s")
     return Failed(message=ended.detail)
+
+
+def _dismissed(run: Any) -> str | None:
+    with get_client(sync_client=True) as client:
+        return dismissed(client, run)
+
+
+def folder_name(commit: str, stage: str, params: Mapping[str, Any]) -> str:
+    """Return the name of the folder for a stage of a commit with certain params."""
+    what = hashlib.sha256(json.dumps([stage, params], sort_keys=True).encode()).hexdigest()[:8]
+    return f"{commit[:12]}-{stage.replace('/', '_')}-{what}"
 
 
 def check_out(checkout: Path, commit: str, stage: str, params: Mapping[str, Any]) -> Path:
@@ -83,8 +166,7 @@ def check_out(checkout: Path, commit: str, stage: str, params: Mapping[str, Any]
 
     Raises RuntimeError when neither this checkout nor its origin has the commit.
     """
-    what = hashlib.sha256(json.dumps([stage, params], sort_keys=True).encode()).hexdigest()[:8]
-    folder = checkout / AT / f"{commit[:12]}-{stage.replace('/', '_')}-{what}"
+    folder = checkout / AT / folder_name(commit, stage, params)
     if (folder / ".dvc").is_dir():
         return folder
     if _git(checkout, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
@@ -134,12 +216,11 @@ def lock_file(root: Path, file: str) -> Path:
     return (root / file).with_suffix(".lock")
 
 
-def dvc(root: Path, *words: str) -> None:
-    """Run DVC in a folder. Raises RuntimeError with its last line."""
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *words]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+def dvc(root: Path, *words: str, tools: str | None = None) -> None:
+    """Run DVC in a folder, forked from the warm process at `tools` or this worker's. Raises RuntimeError with its last line."""
+    done = host.run(tools or os.environ.get(TOOLS), "dvc", "--wait-for-lock", *words, cwd=root)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        last = (done.stdout.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         raise RuntimeError(f"dvc {' '.join(words)}: {last}")
 
 

@@ -41,30 +41,6 @@ def serve(root: Path, port: int = 4200) -> None:
         server.stop()
 
 
-def work(root: Path, kind: str, limit: int = 1) -> None:
-    """Be a worker for the stages of a kind, `limit` at once, until Ctrl-C. Raises ServerError when the server is not there."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import temporary_settings
-
-    from flows.pool import make_pool, pool
-    from flows.remote import CHECKOUT
-
-    server = start_in_background(root)
-    server.wait()
-    with temporary_settings(server.settings()), get_client(sync_client=True) as client:
-        make_pool(client, kind)
-    arguments = f"worker start --pool {pool(kind)} --limit {limit} --install-policy never".split()
-    environment = {**server.environment(), "PREFECT_WORKER_QUERY_SECONDS": "1", CHECKOUT: str(root.resolve())}
-    worker = child.start("prefect", *arguments, cwd=root, output=sys.stdout.fileno(), env=environment)
-    try:
-        if worker.wait():
-            raise ServerError(f"the worker of {pool(kind)} has ended with {worker.returncode}")
-    except KeyboardInterrupt:
-        print("stopping", flush=True)
-    finally:
-        child.stop_tree(worker)
-
-
 @contextlib.contextmanager
 def _worker(root: Path, server: Server) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process worker; at the end its flow runs are stopped first, so that they write their checkpoints."""

@@ -4,8 +4,9 @@
 line, folder, environment and output, waits, and ends with the code of the process that was forked for it. Stop and kill reach
 that process as they would have reached the stage. Without a host, or before it is ready, a stage runs by itself: the fork runs
 the same code from the same files, so the bits are the same (tests/e2e/test_host.py). Importing takes 6 s of a core here.
+What else is started often from heavy libraries can be forked from a host of its own, which imports the named ones instead.
 
-    python -m tasks.runtime.host SOCKET
+    python -m tasks.runtime.host SOCKET [LIBRARY]...
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,6 +39,8 @@ WARM = (
     "scipy.stats",
 )
 """What most stages import. Nothing of the project: its code is read anew by every stage."""
+OURS = ("tasks", "flows")
+"""Packages that are forgotten in a fork, so that it runs the files as they are now."""
 STOP = b"stop"
 LARGEST = 1 << 20
 """Bytes of the longest command line and environment that are taken."""
@@ -154,15 +157,18 @@ def become(module: str, arguments: list[str], folder: str, environment: dict[str
 
     The project's modules are forgotten first, so that the code is that of the files as they are now.
     """
+    from tasks.runtime.stage import die_with_parent
+
     code = 1
     try:
         os.setsid()
+        die_with_parent()
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update({name: value for name, value in environment.items() if name != HOST})
-        for name in [name for name in sys.modules if name.split(".")[0] == "tasks"]:
+        for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
             del sys.modules[name]
         importlib.invalidate_caches()
         sys.argv, sys.path[0] = [module, *arguments], folder
@@ -188,13 +194,13 @@ def _exit_code(body: Callable[[], object]) -> int:
     return 0
 
 
-def main(place: str) -> NoReturn:
-    """Import, then listen at `place`, which only this user can reach, until killed."""
+def main(place: str, libraries: Sequence[str] = ()) -> NoReturn:
+    """Import `libraries`, or what stages import, then listen at `place`, which only this user can reach, until killed."""
     from tasks.runtime.stage import die_with_parent, set_environment
 
     die_with_parent()
     set_environment()
-    for module in WARM:
+    for module in libraries or WARM:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # what is here to stay is not touched again, so forks share its memory
@@ -206,4 +212,4 @@ def main(place: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

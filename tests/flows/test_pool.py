@@ -116,7 +116,7 @@ def site(tmp_path_factory):
     for kind in ("cpu", "gpu"):
         command(place, "git", "clone", "-q", str(root), kind)
         log = (place / f"{kind}.log").open("wb")
-        words = [sys.executable, "-m", "flows.cli", "worker", kind]
+        words = [sys.executable, "-m", "flows.cli", "worker", kind, "--cold"]
         workers.append(subprocess.Popen(words, cwd=place / kind, env=variables, stdout=log, stderr=log))
     yield place, variables
     for process in (*workers, server):
