@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from flows.dvcrepo import Pipeline
     from flows.graph import Graph, Step
 
 FAILED, REFUSED, BUSY = 1, 2, 3
@@ -338,7 +339,7 @@ def profile_use(name: str) -> None:
         show.say(f"params.yaml held profile {name} already")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     """A request that has passed every check: nothing has been started or written yet."""
 
@@ -346,12 +347,16 @@ class Prepared:
     params: dict[str, Any]
     graph: Graph
     targets: tuple[str, ...]
+    pipeline: Pipeline | None = None
+    """What the graph was made of, for the first plan, which uses it up: a large one takes seconds to read."""
 
     def plan(self, force: tuple[str, ...] = (), *, for_run: bool = False) -> list[Step]:
         """Make the plan; for a run, the Prefect server starts as soon as something is known to be stale."""
         from flows.plan import plan as make_plan
 
-        return make_plan(self.graph, self.root, self.params, self.targets, force, self._start_server if for_run else _nothing)
+        pipeline, self.pipeline = self.pipeline, None
+        on_stale = self._start_server if for_run else _nothing
+        return make_plan(self.graph, self.root, self.params, self.targets, force, on_stale, pipeline)
 
     def _start_server(self) -> None:
         from flows.server import start_in_background
@@ -361,7 +366,8 @@ class Prepared:
 
 def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: list[str] | None) -> Prepared:
     """Read params and pipeline and check every section and input. Raises UserError for whatever is wrong with them."""
-    from flows.graph import load_graph, missing_inputs
+    from flows.dvcrepo import open_pipeline
+    from flows.graph import graph_of, missing_inputs
     from flows.overlay import effective_params
     from flows.sections import check_sections
     from flows.studies import asked
@@ -369,7 +375,8 @@ def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: lis
 
     params = effective_params(root, profile, sets or [])
     study, names = asked(root, stages or [])
-    graph = load_graph(root, params, study)
+    pipeline = open_pipeline(root, params, study)
+    graph = graph_of(pipeline, root, study)
     default = ["report"] if "report" in graph.own else list(graph.own)
     targets = graph.select(names or default)
     check_sections(graph, root, params, targets, profile, sets or [])
@@ -377,7 +384,7 @@ def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: lis
         raise UserError(
             "\n".join(f"stage {name} needs {dep}, which is not there and which no stage makes" for name, dep in missing)
         )
-    return Prepared(root, params, graph, targets)
+    return Prepared(root, params, graph, targets, pipeline)
 
 
 @contextmanager

@@ -7,12 +7,13 @@ run goes on, and for params that are nowhere on disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import history
-from flows.graph import Graph, Stage, Step, overlap
+from flows.graph import Graph, Places, Stage, Step, overlap
 
 if TYPE_CHECKING:
     from flows.dvcrepo import Pipeline
@@ -26,19 +27,23 @@ def plan(
     targets: Iterable[str],
     force: Collection[str] = (),
     on_stale: Callable[[], None] = lambda: None,
+    pipeline: Pipeline | None = None,
 ) -> list[Step]:
     """Return the targets and all they need, in order, each stale or not and why; writes nothing.
 
-    `on_stale` is called once, as soon as the first stale stage is known: hashing the rest can take a while.
+    `on_stale` is called once, as soon as the first stale stage is known: hashing the rest can take a while. `pipeline` is the
+    one that `graph` was made of, if it is still open: it is used up and closed.
     """
     from flows.dvcrepo import opened
 
     steps: list[Step] = []
-    with opened(root, params, graph.study) as pipeline:
-        view = _view(graph, pipeline, root)
-        for name in graph.order(targets):
+    with closing(pipeline) if pipeline else opened(root, params, graph.study) as now:
+        view, order, known = _view(graph, now, root), graph.order(targets), False
+        view.unchanged = now.unchanged(order)
+        for name in order:
             step = _step(view, root, name, forced=name in force)
-            if step.stale and not any(other.stale for other in steps):
+            if step.stale and not known:
+                known = True
                 on_stale()
             steps.append(step)
     return steps
@@ -64,6 +69,16 @@ class _View:
     """Outs, by path, whose hashes are known beforehand: those that DVC will put back from its cache, and manifests of code."""
     manifests: Mapping[str, Foreseen] = field(default_factory=dict)
     """The manifests among them."""
+    unchanged: Collection[str] = ()
+    """Stages that are as dvc.lock says, as far as that can be told without DVC's objects."""
+
+    def settled(self, name: str) -> bool:
+        """Tell whether there is no reason to run a stage, also when what is foreseen has come true."""
+        if name not in self.unchanged:
+            return False
+        foreseen = {dep: self.foreseen[dep].hash_info.value for dep in self.graph.stages[name].deps if dep in self.foreseen}
+        noted = {entry["path"]: entry["md5"] for entry in self.pipeline.locked[name]["deps"]} if foreseen else {}
+        return all(noted.get(dep) == md5 for dep, md5 in foreseen.items())
 
     def waits(self, name: str) -> list[str]:
         """Return the stages that `name` reads from and that must run before anything can be said."""
@@ -102,11 +117,13 @@ def _step(view: _View, root: Path, name: str, *, forced: bool) -> Step:
 
 def _reasons(view: _View, name: str, waits: Iterable[str]) -> list[str]:
     """Say why a stage would run by itself. What the stages in `waits` are about to make again is not looked at."""
-    pipeline, stage = view.pipeline, view.pipeline.stages[name]
-    locked, graphed = pipeline.locked.get(name), view.graph.stages[name]
-    unknown = [out.path for other in waits for out in view.graph.stages[other].outs]
+    if view.settled(name):
+        return []
+    pipeline, locked, graphed = view.pipeline, view.pipeline.locked.get(name), view.graph.stages[name]
     if locked is None:
         return ["never run"]
+    stage = pipeline.stages[name]
+    unknown = Places(out.path for other in waits for out in view.graph.stages[other].outs)
     reasons = ["always run"] if graphed.always_changed else []
     if stage.cmd_changed:
         reasons.append(_command_change(locked.get("cmd"), graphed.cmd))
@@ -115,7 +132,7 @@ def _reasons(view: _View, name: str, waits: Iterable[str]) -> list[str]:
             reasons.extend(_param_changes(dep))
         elif manifest := view.manifests.get(pipeline.path(dep)):
             reasons.extend(_code_changes(view, dep, manifest))
-        elif not any(overlap(pipeline.path(dep), out) for out in unknown):
+        elif pipeline.path(dep) not in unknown:
             reasons.extend(_dep_change(pipeline.path(dep), pipeline.status(dep, view.foreseen)))
     for out in stage.outs:
         reasons.extend(_out_change(pipeline.path(out), pipeline.status(out), pipeline.remote))
