@@ -50,6 +50,8 @@ def test_deps_list_every_module_that_can_change_the_numbers(modules, body, cmd, 
     vouched = {MANIFESTS[dep] for dep in listed if dep in MANIFESTS}
     assert vouched <= set(modules), f"deps of {modules}: manifests of what it never runs: {sorted(vouched - set(modules))}"
     reached = {str(path.relative_to(ROOT)) for module in set(modules) - vouched for path in project_modules(module)}
+    if "tasks/evaluate/page/frame.py" in reached:
+        reached.add("tasks/evaluate/templates")  # what it fills in
     assert reached <= listed, f"add to deps of {modules}: {sorted(reached - listed)}"
     code = {dep for dep in listed if dep.endswith(".py")}
     if not item:  # the stages of a foreach share one list
