@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -45,7 +45,7 @@ def _version(asked: bool) -> None:
 
 Stages = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[STAGE]...", help="As in dvc.yaml, or a study; with all they need. Default: report."),
+    typer.Argument(metavar="[STAGE]...", help="As in dvc.yaml, or studies; with all they need. Default: report."),
 ]
 Profile = Annotated[str | None, typer.Option("--profile", metavar="NAME", help="Overlay of `temper profile list`.")]
 Sets = Annotated[
@@ -119,7 +119,7 @@ def run(
         planned = prepared.plan(forced if force else (), for_run=True)
         if not any(step.stale for step in planned):
             show.say(show.total(planned))
-            return _point_to_report(root, prepared.graph.study)
+            return _point_to_reports(root, prepared.graph.studies)
         show.steps(planned)
         with applied(root, prepared.params), server_failures():
             from flows.pipeline import run as run_pipeline
@@ -134,7 +134,7 @@ def run(
     if result.failed:
         show.warn(f"failed: {', '.join(result.failed)}; what was done is kept, `temper run` goes on from there")
         raise typer.Exit(FAILED)
-    return _point_to_report(root, prepared.graph.study)
+    return _point_to_reports(root, prepared.graph.studies)
 
 
 @app.command(epilog=CODES)
@@ -193,7 +193,7 @@ def report() -> None:
             )
         else:
             _keep_page_in_step(prepared)
-    _point_to_report(root)
+    _point_to_reports(root)
 
 
 @app.command(epilog=CODES)
@@ -374,9 +374,9 @@ def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: lis
     from tasks.runtime.params import UserError
 
     params = effective_params(root, profile, sets or [])
-    study, names = asked(root, stages or [])
-    pipeline = open_pipeline(root, params, study)
-    graph = graph_of(pipeline, root, study)
+    studies, names = asked(root, stages or [])
+    pipeline = open_pipeline(root, params, studies)
+    graph = graph_of(pipeline, root, studies)
     default = ["report"] if "report" in graph.own else list(graph.own)
     targets = graph.select(names or default)
     check_sections(graph, root, params, targets, profile, sets or [])
@@ -466,16 +466,17 @@ def _keep_page_in_step(prepared: Prepared) -> None:
     from flows.report import STAGE, in_step, write_again
 
     kept = in_step(prepared.root)
-    if kept if prepared.graph.study else STAGE in prepared.targets and not kept:
+    if kept if prepared.graph.studies else STAGE in prepared.targets and not kept:
         write_again(prepared.root, prepared.graph.stages[STAGE])
 
 
-def _point_to_report(root: Path, study: str | None = None) -> None:
+def _point_to_reports(root: Path, studies: Sequence[str] = ()) -> None:
     from flows import show
     from flows.report import page_of
 
-    if (page := root / page_of(study)).exists():
-        show.say(f"report: {page}")
+    for study in studies or [None]:
+        if (page := root / page_of(study)).exists():
+            show.say(f"report: {page}")
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -81,7 +81,7 @@ class DvcStages(Mapping[str, PipelineStage]):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """dvc.yaml, and that of a study, as DVC understands them."""
+    """dvc.yaml, and those of studies, as DVC understands them."""
 
     repo: Repo
     declared: Mapping[str, Declared]
@@ -188,16 +188,16 @@ class Pipeline:
 
 
 @contextmanager
-def opened(root: Path, params: Mapping[str, Any], study: str | None = None) -> Iterator[Pipeline]:
+def opened(root: Path, params: Mapping[str, Any], studies: Sequence[str] = ()) -> Iterator[Pipeline]:
     """Open a checkout (`open_pipeline`) for the time of a block."""
-    with closing(open_pipeline(root, params, study)) as pipeline:
+    with closing(open_pipeline(root, params, studies)) as pipeline:
         yield pipeline
 
 
-def open_pipeline(root: Path, params: Mapping[str, Any], study: str | None = None) -> Pipeline:
-    """Open the checkout at `root`, with the stages of a study if one is named, as if params.yaml held `params`; close it later.
+def open_pipeline(root: Path, params: Mapping[str, Any], studies: Sequence[str] = ()) -> Pipeline:
+    """Open the checkout at `root`, with the stages of the studies named, as if params.yaml held `params`; close it later.
 
-    Raises UserError for whatever DVC cannot read, and for a study that names a stage as the pipeline does.
+    Raises UserError for whatever DVC cannot read, and for a study that names a stage as the pipeline or another study does.
     """
     logging.getLogger("dvc").setLevel(logging.ERROR)
     place = (root / PARAMS_FILE).resolve()
@@ -206,14 +206,14 @@ def open_pipeline(root: Path, params: Mapping[str, Any], study: str | None = Non
     except DvcException as error:
         raise UserError(f"{root}: not a DVC checkout: {error}; run `dvc init`, or go to the root of a Temper checkout") from None
     try:
-        return _pipeline(repo, root, study)
+        return _pipeline(repo, root, studies)
     except BaseException:
         repo.close()
         raise
 
 
-def _pipeline(repo: Repo, root: Path, study: str | None) -> Pipeline:
-    files = [PIPELINE] if study is None else [PIPELINE, STUDIES / study / PIPELINE]
+def _pipeline(repo: Repo, root: Path, studies: Sequence[str]) -> Pipeline:
+    files = [PIPELINE, *(STUDIES / study / PIPELINE for study in studies)]
     loaders: dict[str, StageLoader] = {}
     locked: dict[str, Any] = {}
     source: dict[str, Any] = {}
@@ -224,7 +224,8 @@ def _pipeline(repo: Repo, root: Path, study: str | None) -> Pipeline:
         loader = _read(partial(StageLoader, file, contents, {"stages": noted}), place, MEND)
         names = _read(partial(list, loader), place, MEND)
         if twice := sorted(set(names) & loaders.keys()):
-            raise UserError(f"{place}: {PIPELINE} has a stage '{twice[0]}' too; give it another name")
+            other = Path(loaders[twice[0]].dvcfile.path).relative_to(root.resolve())
+            raise UserError(f"{place}: {other} has a stage '{twice[0]}' too; give it another name")
         loaders |= dict.fromkeys(names, loader)
         locked |= noted
         source |= contents.get("stages", {})

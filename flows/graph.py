@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import heapq
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -82,13 +82,13 @@ class Graph:
     """The sections that dvc.yaml itself refers to, as in `${base.model}`."""
     template_modules: Mapping[str, str] = field(default_factory=dict)
     """For such a section the stage module that a `foreach` would make of it, in use or not."""
-    study: str | None = None
-    """The study whose stages stand behind those of the pipeline."""
+    studies: tuple[str, ...] = ()
+    """The studies whose stages stand behind those of the pipeline."""
 
     @property
     def own(self) -> tuple[str, ...]:
-        """The stages of the study; all, where there is none."""
-        return tuple(name for name, stage in self.stages.items() if not self.study or stage.file != "dvc.yaml")
+        """The stages of the studies; all, where there are none."""
+        return tuple(name for name, stage in self.stages.items() if not self.studies or stage.file != "dvc.yaml")
 
     def select(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the stages that `names` mean; the name of a foreach group means all of its stages. Raises UserError."""
@@ -202,15 +202,15 @@ class RunResult:
         return tuple(row.stage for row in self.rows if row.state == "failed")
 
 
-def load_graph(root: Path, params: Mapping[str, Any], study: str | None = None) -> Graph:
-    """Resolve dvc.yaml, and that of a study, against `params`, in memory. Raises UserError naming what is wrong with it."""
+def load_graph(root: Path, params: Mapping[str, Any], studies: Sequence[str] = ()) -> Graph:
+    """Resolve dvc.yaml, and those of studies, against `params`, in memory. Raises UserError naming what is wrong with it."""
     from flows.dvcrepo import opened
 
-    with opened(root, params, study) as pipeline:
-        return graph_of(pipeline, root, study)
+    with opened(root, params, studies) as pipeline:
+        return graph_of(pipeline, root, studies)
 
 
-def graph_of(pipeline: Pipeline, root: Path, study: str | None = None) -> Graph:
+def graph_of(pipeline: Pipeline, root: Path, studies: Sequence[str] = ()) -> Graph:
     """Describe an opened pipeline."""
     templated = frozenset(re.findall(r"\$\{\s*(\w+)", str(pipeline.source))) - {"item", "key"}
     return Graph(
@@ -218,7 +218,7 @@ def graph_of(pipeline: Pipeline, root: Path, study: str | None = None) -> Graph:
         needs=pipeline.needs,
         templated=templated,
         template_modules=_template_modules(root, pipeline.source, templated),
-        study=study,
+        studies=tuple(studies),
     )
 
 

@@ -37,7 +37,7 @@ def plan(
     from flows.dvcrepo import opened
 
     steps: list[Step] = []
-    with closing(pipeline) if pipeline else opened(root, params, graph.study) as now:
+    with closing(pipeline) if pipeline else opened(root, params, graph.studies) as now:
         view, order, known = _view(graph, now, root), graph.order(targets), False
         view.unchanged = now.unchanged(order)
         for name in order:
@@ -53,7 +53,7 @@ def check(graph: Graph, root: Path, params: Mapping[str, Any], name: str) -> Ste
     """Look at one stage alone, once all it needs has run: an upstream stage that was stale may have given the same outs."""
     from flows.dvcrepo import opened
 
-    with opened(root, params, graph.study) as pipeline:
+    with opened(root, params, graph.studies) as pipeline:
         return _step(_view(graph, pipeline, root), root, name, forced=False)
 
 

@@ -126,7 +126,7 @@ class Pools:
             "lock": lock,
             "deps": wanted(stage.deps, [out.path for other in needed for out in other.outs]),
             "remote": self._remote,
-            "study": self._graph.study,
+            "studies": list(self._graph.studies),
             "force": force,
         }
 

@@ -56,7 +56,7 @@ def stage(
     lock: dict[str, dict[str, Any]],
     deps: list[str],
     remote: str,
-    study: str | None = None,
+    studies: Sequence[str] = (),
     force: bool = False,
     silence: float = 60.0,
 ) -> State[Any]:
@@ -76,7 +76,7 @@ def stage(
             return _tell(Outcome("preempted", detail="an earlier attempt is still at it on this worker"))
         root = check_out(checkout, commit, stage, params)
         prepare(root, remote, params, lock, deps)
-        planned = load_graph(root, params, study).stages[stage]
+        planned = load_graph(root, params, studies).stages[stage]
         shown = Shown(Page(), root, planned)
         ended = _attempt(root, planned, children, force, say, shown)
         if beat.ended or patiently(lambda: _dismissed(run_id)):

@@ -1,6 +1,7 @@
 """Studies: ablations and sweeps beside the pipeline, each a folder of flows/studies with a dvc.yaml of its own.
 
-`temper run tax` or `temper run tax-study` means all stages of flows/studies/tax, with what they need of the pipeline.
+`temper run tax` or `temper run tax-study` means all stages of flows/studies/tax, with what they need of the pipeline; several
+studies may be named, and their stages then run side by side.
 """
 
 from __future__ import annotations
@@ -21,19 +22,22 @@ def study_names(root: Path) -> list[str]:
     return sorted(place.parent.name for place in (root / STUDIES).glob("*/dvc.yaml"))
 
 
-def asked(root: Path, names: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the study that the first of `names` means, if any, and the names of stages that are left.
+def asked(root: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the studies that are among `names`, and the names of stages that are left.
 
     Raises UserError for `NAME-study` without such a study.
     """
-    first = names[0] if names else ""
     known = study_names(root)
-    study = first.removesuffix(SUFFIX)
-    if study in known:
-        return study, list(names[1:])
-    if first.endswith(SUFFIX):
-        raise UserError(f"no study '{study}' in {STUDIES}; there are {', '.join(known) or 'none'}")
-    return None, list(names)
+    studies, stages = [], []
+    for name in names:
+        study = name.removesuffix(SUFFIX)
+        if study in known:
+            studies.append(study)
+        elif name.endswith(SUFFIX):
+            raise UserError(f"no study '{study}' in {STUDIES}; there are {', '.join(known) or 'none'}")
+        else:
+            stages.append(name)
+    return list(dict.fromkeys(studies)), stages
 
 
 def read_by_studies(root: Path) -> set[str]:

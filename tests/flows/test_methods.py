@@ -17,7 +17,7 @@ def test_every_paper_is_in_the_documentation_with_its_stages():
 
 def test_every_stage_named_is_in_the_pipeline():
     for method in read_methods(LIST):
-        graph = load_graph(ROOT, effective_params(ROOT, None), method.study)
+        graph = load_graph(ROOT, effective_params(ROOT, None), [method.study] if method.study else [])
         assert all(graph.members(stage) for stage in method.stages)
 
 

@@ -320,7 +320,7 @@ class TestAStudy:
     def test_a_cell_that_fails_shows_its_error_and_costs_no_other(self, server, tmp_path):
         root = make_study(tmp_path / "c", params="work: {steps: 1}\nsweep: {losses: [0.5, 2.0, much]}")
         params = effective_params(root, None)
-        graph = load_graph(root, params, "sweep")
+        graph = load_graph(root, params, ["sweep"])
         result = run(root, graph, plan(graph, root, params, graph.own), params)
         assert states(result) == {"work": "completed", "cell@0.5": "completed", "cell@2.0": "completed", "cell@much": "failed"}
         said = {row.stage: row.detail for row in result.rows}

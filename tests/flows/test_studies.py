@@ -43,16 +43,16 @@ def root(tmp_path):
     return make_study(tmp_path / "c")
 
 
-def graph_of(root, study):
+def graph_of(root, *studies):
     params = effective_params(root, None)
-    return load_graph(root, params, study), params
+    return load_graph(root, params, studies), params
 
 
 def test_a_name_means_a_study_with_and_without_its_suffix(root):
     assert study_names(root) == ["sweep"]
-    assert asked(root, ["sweep"]) == asked(root, ["sweep-study"]) == ("sweep", [])
-    assert asked(root, ["sweep", "cell@0.5"]) == ("sweep", ["cell@0.5"])
-    assert asked(root, ["work"]) == (None, ["work"])
+    assert asked(root, ["sweep"]) == asked(root, ["sweep-study"]) == (["sweep"], [])
+    assert asked(root, ["sweep", "cell@0.5"]) == (["sweep"], ["cell@0.5"])
+    assert asked(root, ["work"]) == ([], ["work"])
     with pytest.raises(UserError, match="no study 'swep' in flows/studies; there are sweep"):
         asked(root, ["swep-study"])
 
@@ -64,13 +64,26 @@ def test_the_graph_holds_both_and_knows_whose_a_stage_is(root):
     assert graph.needs["cell@2.0"] == ("work",)
     assert graph.stages["cell@2.0"].target == "flows/studies/sweep/dvc.yaml:cell@2.0"
     assert graph.stages["cell@2.0"].sets == ("loss=2.0",)
-    assert graph_of(root, None)[0].own == ("work",)
+    assert graph_of(root)[0].own == ("work",)
+
+
+def test_several_studies_run_side_by_side_and_share_no_name(root):
+    again = root / "flows/studies/again/dvc.yaml"
+    again.parent.mkdir()
+    text = (root / "flows/studies/sweep/dvc.yaml").read_text()
+    again.write_text(text)
+    assert asked(root, ["again", "sweep-study", "again", "work"]) == (["again", "sweep"], ["work"])
+    with pytest.raises(UserError, match="sweep/dvc.yaml: flows/studies/again/dvc.yaml has a stage 'cell@0.5' too"):
+        graph_of(root, "again", "sweep")
+    again.write_text(text.replace("cell", "other").replace("out/${item", "out/o${item").replace("out/s${item", "out/t${item"))
+    graph, _ = graph_of(root, "again", "sweep")
+    assert graph.own == ("other@0.5", "other@2.0", "cell@0.5", "cell@2.0")
 
 
 def test_sections_that_only_a_study_reads_are_known_and_its_settings_are_checked(root, monkeypatch):
     monkeypatch.syspath_prepend(root)
     assert read_by_studies(root) == {"work", "sweep"}
-    graph, params = graph_of(root, None)
+    graph, params = graph_of(root)
     check_sections(graph, root, params, graph.own)
     (root / "params.yaml").write_text(PARAMS.replace("2.0", "much") + "\nswep: {}\n")
     graph, params = graph_of(root, "sweep")
@@ -82,7 +95,7 @@ def test_sections_that_only_a_study_reads_are_known_and_its_settings_are_checked
 
 def test_a_stage_of_both_names_is_refused(root):
     (root / "flows/studies/sweep/dvc.yaml").write_text("stages: {work: {cmd: 'true', outs: [x]}}\n")
-    with pytest.raises(UserError, match="dvc.yaml has a stage 'work' too"), opened(root, effective_params(root, None), "sweep"):
+    with pytest.raises(UserError, match="dvc.yaml has a stage 'work' too"), opened(root, effective_params(root, None), ["sweep"]):
         pass
 
 
