@@ -474,7 +474,7 @@ def _point_to_reports(root: Path, studies: Sequence[str] = ()) -> None:
     from flows import show
     from flows.report import page_of
 
-    for study in studies or [None]:
+    for study in studies or (None,):
         if (page := root / page_of(study)).exists():
             show.say(f"report: {page}")
 
