@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint types imports unit bench setup clean
+.PHONY: run test lint types imports unit bench setup lock audit clean
 
 run: $(READY)  ## the default pipeline through Prefect, to its report
 	temper run
@@ -30,6 +30,21 @@ unit: $(READY)
 
 bench: $(READY)  ## every figure as a ratio against its peer, in one run
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; PYTHONPATH=. python $$file || exit 1; done
+
+# Both ask the package index, `audit` a database of vulnerabilities as well; so neither is part of `test`.
+lock: $(READY)  ## infra/requirements.lock anew, after infra/constraints.txt or pyproject.toml has changed
+	$(BIN)/python -m pip install --quiet --constraint infra/constraints.txt ".[locks]"
+	head -n 2 infra/requirements.lock > infra/requirements.lock.draft
+	uv pip compile --quiet pyproject.toml --extra deepspeed --constraint infra/constraints.txt --generate-hashes \
+	  --python-version 3.11.7 --python-platform x86_64-manylinux_2_28 --no-emit-package torch \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} \
+	  >> infra/requirements.lock.draft
+	mv infra/requirements.lock.draft infra/requirements.lock
+
+audit: $(READY)  ## known vulnerabilities of what the images install
+	$(BIN)/python -m pip install --quiet --constraint infra/constraints.txt ".[locks]"
+	@pip-audit --requirement infra/requirements.lock --disable-pip --require-hashes --strict \
+	  || { echo "audit: a package has a known vulnerability, or could not be audited: then the database cannot be reached from here" >&2; exit 1; }
 
 setup: $(READY)
 
