@@ -489,8 +489,9 @@ def main() -> None:
         app()
     except _refusals() as error:
         from flows import show
+        from flows.redact import redacted
 
-        show.warn(str(error))
+        show.warn(redacted(str(error)))
         sys.exit(REFUSED)
 
 

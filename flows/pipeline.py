@@ -39,6 +39,7 @@ from flows.artifacts import Page, Shown, scores_of
 from flows.graph import Graph, RunResult, StageResult, Step
 from flows.host import TOOLS, kept, warm
 from flows.pool import Pools
+from flows.redact import redacted
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
 
@@ -75,7 +76,7 @@ def run(
     server = start_in_background(root)
     server.wait()
     took = f" (up after {server.seconds:.1f} s)" if server.log else ""
-    print(f"Prefect: {server.ui_url}{took}", file=sys.stderr, flush=True)
+    print(f"Prefect: {redacted(server.ui_url)}{took}", file=sys.stderr, flush=True)
     with ExitStack() as stack:
         pools = Pools(root, graph, params, stack.enter_context(kept(root, "tools", TOOLS))) if on_workers else None
         stages = Stages(root, graph, steps, params, profile, jobs, pools)
@@ -106,13 +107,17 @@ def temper(profile: str | None = None, sets: list[str] | None = None, stages: li
     from flows.cli import prepare
     from flows.overlay import RUN_LEASE, applied, recover
     from tasks.runtime.lease import Lease
+    from tasks.runtime.params import UserError
     from tasks.runtime.stage import die_with_parent
 
     die_with_parent()
     root = Path.cwd()
     recover(root)
     with Lease(root / RUN_LEASE, "this checkout"):
-        prepared = prepare(root, stages, profile, sets)
+        try:
+            prepared = prepare(root, stages, profile, sets)
+        except UserError as error:
+            raise UserError(redacted(str(error))) from None
         with applied(root, prepared.params):
             return Stages(root, prepared.graph, prepared.plan(), prepared.params, profile).run()
 

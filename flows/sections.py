@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.graph import Graph
 from flows.overlay import origin
+from flows.redact import redacted
 from flows.studies import read_by_studies
 from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, overridden, params_of
 
@@ -24,9 +25,10 @@ def check_sections(
 ) -> None:
     """Check the params of the targets and of all they need. Raises one UserError that names every fault.
 
-    A section that no stage reads is refused: it is a typo whose values would silently not be used.
+    A section that no stage reads is refused: it is a typo whose values would silently not be used. So is a secret, which would
+    stand in dvc.lock, in Prefect's database and in the report.
     """
-    faults = [*_unknown_sections(graph, root, params), *_unknown_template_keys(graph, params)]
+    faults = [*_unknown_sections(graph, root, params), *_unknown_template_keys(graph, params), *_secrets(params)]
     for name in graph.order(targets):
         try:
             _check_stage(graph, root, params, name, profile, sets)
@@ -74,6 +76,17 @@ def _unknown_sections(graph: Graph, root: Path, params: Mapping[str, Any]) -> li
             meant = f"did you mean '{close[0]}'?" if close else "remove it, or add its stage to dvc.yaml"
             faults.append(f"{PARAMS_FILE}: no stage reads section '{section}'; {meant}")
     return faults
+
+
+def _secrets(values: Any, key: str = "") -> list[str]:
+    """Name every param that holds a secret of the environment, or an address with a password in it; never say the value."""
+    if isinstance(values, Mapping):
+        return [fault for name, value in values.items() for fault in _secrets(value, f"{key}.{name}" if key else str(name))]
+    if isinstance(values, list | tuple):
+        return [fault for number, value in enumerate(values) for fault in _secrets(value, f"{key}.{number}")]
+    if not isinstance(values, str) or redacted(values) == values:
+        return []
+    return [f"{PARAMS_FILE}: {key}: holds a secret; params are written down, so give it by the environment (SECURITY.md)"]
 
 
 def _unknown_template_keys(graph: Graph, params: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from flows import child
 from flows.graph import Stage
+from flows.redact import redacted
 from tasks.runtime import progress
 from tasks.runtime.params import label
 from tasks.runtime.stage import PREEMPTED
@@ -145,7 +146,8 @@ def attempt(
 ) -> Outcome:
     """Have DVC bring `stage` up to date, once; `say` gets every line of its log, `watch` its progress in percent.
 
-    The log also goes to `.temper/logs/STAGE.log`; `env` is added to the environment of the stage.
+    The log also goes to `.temper/logs/STAGE.log`; `env` is added to the environment of the stage. No secret of the environment is
+    in what it says (flows.redact).
     """
     if children.stopping:
         return Outcome("stopped", detail="not started: the run was stopped")
@@ -157,7 +159,7 @@ def attempt(
     transcript = Transcript()
     (root / LOGS).mkdir(parents=True, exist_ok=True)
     with children.watched(process), (root / LOGS / f"{stage.name}.log").open("w", encoding="utf-8") as log:
-        for line in _follow(process, lambda: _look(place, watch)):
+        for line in map(redacted, _follow(process, lambda: _look(place, watch))):
             print(line, file=log, flush=True)
             transcript.add(line)
             if not HINT.match(line):

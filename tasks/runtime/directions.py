@@ -24,9 +24,9 @@ SYSTEM = (
 )
 """The system prompt of the released policy, with places for the two weights."""
 SEPARATOR = "\x1e"
-"""Stands between the system and the user turn where both must travel as one prompt string; no text contains it."""
+"""Stands between the system and the user turn where both must travel as one prompt string; only the first one in it counts."""
 SPLIT_TURNS = (
-    "{% set turns = messages[0]['content'].split('\\x1e') %}"
+    "{% set turns = messages[0]['content'].split('\\x1e', 1) %}"
     "{% set messages = [{'role': 'system', 'content': turns[0]}, {'role': 'user', 'content': turns[1]}] + messages[1:] %}"
 )
 """Put before a chat template, makes two turns of the prompt string again."""

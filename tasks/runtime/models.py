@@ -5,6 +5,7 @@ Safetensors only, no remote code. A tokenizer and a model that disagree are refu
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import random
@@ -120,12 +121,26 @@ def check_vocabulary(folder: Path, model: PreTrainedModel, tokenizer: PreTrained
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Return the token ids of a prompt, ready to be continued: through the chat template if there is one, else as plain text."""
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": prompt}]
+    """Return the token ids of a prompt, ready to be continued: through the chat template if there is one, else as plain text.
+
+    A special token's text in a prompt is text: it neither ends the user's turn nor begins another.
+    """
+    if not tokenizer.chat_template:
+        return encode_text(tokenizer, prompt, add_special_tokens=True)
+    parts = _parts(tokenizer, prompt)
+    names = {f"\ue000{number}\ue001": part for number, part in enumerate(parts) if number % 2}
+    safe = "".join(f"\ue000{number}\ue001" if number % 2 else part for number, part in enumerate(parts))
+    turns = [{"role": "user", "content": safe}]
+    if not names:
         ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
         return list(ids)
-    return list(tokenizer(prompt)["input_ids"])
+    text = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    pieces = [piece for piece in re.split("(\ue000\\d+\ue001)", text) if piece]
+    encoded = [
+        _without_meaning(tokenizer, names[piece]) if piece in names else tokenizer(piece, add_special_tokens=False)["input_ids"]
+        for piece in pieces
+    ]
+    return [token for ids in encoded for token in ids]
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
@@ -136,7 +151,49 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> li
     """
     if not tokenizer.chat_template:
         completion = completion.lstrip(" ") if _writes_prefix_space(tokenizer) else " " + completion.lstrip(" ")
-    return [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return [*encode_text(tokenizer, completion), tokenizer.eos_token_id]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    """Return the token ids of a text from a record: what looks like a special token in it is text like any other.
+
+    `add_special_tokens` puts in front, or behind, what the tokenizer puts there by itself.
+    """
+    ids = list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+    parts = _parts(tokenizer, text)
+    if len(parts) == 1:
+        return ids
+    found = [
+        _without_meaning(tokenizer, part) if number % 2 else encode_text(tokenizer, part) for number, part in enumerate(parts)
+    ]
+    bare = [token for part in found for token in part]
+    if not add_special_tokens:
+        return bare
+    frame = list(tokenizer("")["input_ids"])
+    ends = [tokenizer.eos_token_id] if frame[-1:] == [tokenizer.eos_token_id] else []
+    return [*frame[: len(frame) - len(ends)], *bare, *ends]
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """Cut a text at its special tokens: text and special token in turn, a text first and last."""
+    return re.split(f"({_special(tokenizer, len(tokenizer))})", text)
+
+
+@functools.lru_cache(maxsize=16)
+def _special(tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
+    """Return a pattern of all special tokens; `tokens` is their tokenizer's size, so that a token added later is not missed."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    texts = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+    return "|".join(map(re.escape, texts)) or r"(?!)"
+
+
+def _without_meaning(tokenizer: PreTrainedTokenizerBase, token: str) -> list[int]:
+    """Return the ids of a special token's text, as text. Where the vocabulary holds it as a word too, it is cut behind its first letter."""
+    ids = list(tokenizer(token, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    meant = tokenizer.convert_tokens_to_ids(token)
+    if meant not in ids or meant == tokenizer.unk_token_id:
+        return ids
+    return [piece for part in (token[0], token[1:]) if part for piece in tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
 def _writes_prefix_space(tokenizer: PreTrainedTokenizerBase) -> bool:

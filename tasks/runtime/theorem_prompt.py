@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.runtime.lean.comments import code_lines, comments
+from tasks.runtime.models import encode_text
 from tasks.runtime.params import UserError
 from tasks.runtime.records import Record
 
@@ -168,7 +169,7 @@ class Renderer:
             raise UserError(f"layout.end: {layout.end!r} is not a token of the tokenizer; use one it has, or null")
         self.end = end
         self.before, self.after = self._frame()
-        self.separator = ([] if layout.end is None else [self.end]) + self._ids([layout.separator])[0]
+        self.separator = ([] if layout.end is None else [self.end]) + self._frame_ids(layout.separator)
 
     def encode(self, records: Sequence[Posed]) -> list[Encoded]:
         """Return questions and answers of records whose proofs are known."""
@@ -190,7 +191,10 @@ class Renderer:
         return [*self.before, *body, *question, *self.after]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return [encode_text(self.tokenizer, text) for text in texts]
+
+    def _frame_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _frame(self) -> tuple[list[int], list[int]]:
         """Return the ids before and after what the user says: those of the chat template, else the token that begins a text."""
@@ -201,7 +205,7 @@ class Renderer:
             [*turns, {"role": "user", "content": _HERE}], add_generation_prompt=True, tokenize=False
         )
         before, _, after = str(text).partition(_HERE)
-        return self._ids([before])[0] if before else [], self._ids([after])[0] if after else []
+        return self._frame_ids(before) if before else [], self._frame_ids(after) if after else []
 
 
 def load_layout(folder: Path) -> Layout:

@@ -1,4 +1,4 @@
-"""The hash-locked set of the images: the tested versions, every archive by its hash, and nothing that ties it to one package index."""
+"""The hash-locked set of the images: the tested versions, every archive by its hash, tied to no package index."""
 
 import re
 import tomllib
