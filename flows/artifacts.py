@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import json
 import re
@@ -182,11 +183,18 @@ def data_uri(picture: bytes) -> str:
 
 def outs_table(root: Path, stage: Stage) -> str:
     """Return a Markdown table of a stage's outs: where each lies, linked, and its size."""
-    head = f"Outs of `{stage.name}` under `{root.resolve()}`; the log is `.temper/logs/{stage.name}.log`."
+    name = plain(stage.name)
+    head = f"Outs of {name} under {plain(str(root.resolve()))}; the log is .temper/logs/{name}.log."
     rows = [
-        f"| [{out.path}]({(root / out.path).resolve().as_uri()}) | {out.kind} | {_size(root / out.path)} |" for out in stage.outs
+        f"| [{plain(out.path)}]({(root / out.path).resolve().as_uri()}) | {out.kind} | {_size(root / out.path)} |"
+        for out in stage.outs
     ]
     return "\n".join([head, "", "| out | kind | size |", "|---|---|---|", *rows])
+
+
+def plain(text: str) -> str:
+    """Return text that is itself in Markdown and in HTML: no tag, link, cell or code begins or ends in it."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(text))
 
 
 def summary_rows(result: RunResult) -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.runtime.confidence import is_correct, normalise
+from tasks.runtime.models import PICKLES
 from tasks.runtime.params import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _ordered(groups: list[list[int]], answers: Sequence[str]) -> list[Cluster]:
 def load_embedder(folder: Path) -> Embed:
     """Return the embedding of a sentence-transformers model in `folder`, which is told the question as its instruction.
 
-    Raises UserError when the package or the folder is missing.
+    Raises UserError when the package or the folder is missing, and for pickled weights.
     """
     if not folder.is_dir():
         raise UserError(f"confidence-data.embedder: {folder}: no such model folder")
@@ -79,13 +80,25 @@ def load_embedder(folder: Path) -> Embed:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise UserError("confidence-data.embedder: needs `pip install sentence-transformers`, or set embedder: null") from None
-    model: SentenceTransformer = SentenceTransformer(str(folder))
+    _refuse_pickles(folder)
+    safe = {"use_safetensors": True, "trust_remote_code": False}
+    model: SentenceTransformer = SentenceTransformer(
+        str(folder), model_kwargs=safe, trust_remote_code=False, local_files_only=True
+    )
 
     def embed(question: str, texts: Sequence[str]) -> NDArray[np.float64]:
         told = f'Represent the paragraph for the question "{question}":'
         return np.asarray(model.encode(list(texts), prompt=told, normalize_embeddings=True), dtype=np.float64)
 
     return embed
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Raise UserError for a module of a model, each in a folder of its own, whose weights are pickled and nothing else."""
+    for place in (folder, *(inner for inner in folder.rglob("*") if inner.is_dir())):
+        endings = {path.suffix for path in place.iterdir()}
+        if endings & set(PICKLES) and ".safetensors" not in endings:
+            raise UserError(f"confidence-data.embedder: {place}: pickled weights can run code when opened and are refused")
 
 
 def choose(clusters: Sequence[Cluster], golds: Sequence[str], rule: KeepRule) -> Cluster | None:

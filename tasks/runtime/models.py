@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+"""Endings of files that run code when they are opened the usual way."""
 HUB_NAME = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
 
 
@@ -61,6 +63,7 @@ def load_weights(kind: Any, folder: Path, **more: Any) -> tuple[PreTrainedModel,
     from safetensors import SafetensorError
 
     asked = {"dtype": "auto", "attn_implementation": "sdpa", "ignore_mismatched_sizes": True, "output_loading_info": True}
+    asked |= {"use_safetensors": True, "trust_remote_code": False}
     try:
         model, found = kind.from_pretrained(folder, **asked, **more)
     except SafetensorError as error:
@@ -97,11 +100,13 @@ def check_folder(folder: Path) -> None:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{index}: damaged index: {error}") from None
+        if outside := [name for name in shards if Path(str(name)).name != name]:
+            raise UserError(f"{index}: names files outside its folder ({', '.join(map(str, outside))}): it is not to be trusted")
         missing = [name for name in shards if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{folder}: incomplete model folder: {', '.join(missing)} named in {index.name} but missing")
     elif not (folder / "model.safetensors").is_file():
-        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:
             raise UserError(
                 f"{folder}: holds pickled weights ({', '.join(pickles)}), which can run code when opened and are refused; "
@@ -174,6 +179,11 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_to
     return [*frame[: len(frame) - len(ends)], *bare, *ends]
 
 
+def holds_special(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Tell whether a text holds the text of a special token."""
+    return len(_parts(tokenizer, text)) > 1
+
+
 def _parts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """Cut a text at its special tokens: text and special token in turn, a text first and last."""
     return re.split(f"({_special(tokenizer, len(tokenizer))})", text)
@@ -188,7 +198,7 @@ def _special(tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
 
 
 def _without_meaning(tokenizer: PreTrainedTokenizerBase, token: str) -> list[int]:
-    """Return the ids of a special token's text, as text. Where the vocabulary holds it as a word too, it is cut behind its first letter."""
+    """Return the ids of a special token's text, as text; cut behind its first letter where the vocabulary has the word."""
     ids = list(tokenizer(token, add_special_tokens=False, split_special_tokens=True)["input_ids"])
     meant = tokenizer.convert_tokens_to_ids(token)
     if meant not in ids or meant == tokenizer.unk_token_id:

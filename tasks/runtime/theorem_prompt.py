@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.runtime.lean.comments import code_lines, comments
-from tasks.runtime.models import encode_text
+from tasks.runtime.models import encode_text, holds_special
 from tasks.runtime.params import UserError
 from tasks.runtime.records import Record
 
@@ -191,7 +191,11 @@ class Renderer:
         return [*self.before, *body, *question, *self.after]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return [encode_text(self.tokenizer, text) for text in texts]
+        together = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [
+            encode_text(self.tokenizer, text) if holds_special(self.tokenizer, text) else list(ids)
+            for text, ids in zip(texts, together, strict=True)
+        ]
 
     def _frame_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,7 +1,7 @@
 """Nothing that a run leaves behind holds a secret: every file, the server's database and all it printed are searched.
 
-The secrets are made at random for the test and handed to a run as users hand them over: by the environment, in an address, and in a
-block of a real Prefect server. One stage prints its whole environment and ends well, another fails saying what it was given.
+The secrets are made at random for the test and handed to a run as users hand them over: by the environment, in an address, and
+in a block of a real Prefect server. One stage prints its whole environment and ends well, another fails saying what it was given.
 """
 
 import base64

@@ -1,11 +1,13 @@
 """What the page shows of a stage: scores with their change, plots as pictures, where the outs lie."""
 
 import struct
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from flows.artifacts import data_uri, draw, key, number, outs_table, score_rows, scores_of, summary_rows
 from flows.graph import Out, RunResult, Stage, StageResult
@@ -109,3 +111,42 @@ class TestTables:
         )
         assert [row["scores"] for row in rows] == ["loss 0.5, a 1, b 2", "raft: it broke", "not run: raft did not finish"]
         assert [row["seconds"] for row in rows] == ["12.3", "1.0", ""]
+
+
+class Tags(HTMLParser):
+    """The tags of a page, and where its links go."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str | None] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name == "href"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<img src=x onerror=alert(1)>",
+        "[a](javascript:alert)",
+        "a|b",
+        "`code`",
+        "![x](http:y)",
+        "<!-- a",
+        "**a**",
+        "a&lt;b",
+        "\\| \\[",
+    ],
+)
+def test_a_name_is_only_a_name_on_prefects_page(tmp_path, name):
+    told = outs_table(tmp_path, stage(Out(f"out/{name}", "out"), Out("plain", "out")))
+    markdown = MarkdownIt("commonmark").enable("table")
+    markdown.validateLink = lambda url: True
+    page = Tags(markdown.render(told))
+    assert set(page.tags) == {"p", "table", "thead", "tbody", "tr", "th", "td", "a"}
+    assert page.tags.count("td") == 2 * 3
+    assert len(page.links) == 2
+    assert all(link.startswith("file://") for link in page.links)
