@@ -132,13 +132,19 @@ def first_token(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
 
 
 def next_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Array:
-    """Return the logits of the token after each prompt, [N, V]."""
+    """Return the logits of the token after each prompt, [N, V]; prompts of one length share a pass, so nothing is padded."""
     import torch
 
+    alike: dict[int, list[tuple[int, list[int]]]] = {}
+    for number, ids in enumerate(encode_prompt(tokenizer, prompt) for prompt in prompts):
+        alike.setdefault(len(ids), []).append((number, ids))
+    found: dict[int, torch.Tensor] = {}
     with torch.inference_mode():
-        rows = [torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device) for prompt in prompts]
-        found = [model(ids, use_cache=False, logits_to_keep=1).logits[0, -1].double() for ids in rows]
-    return np.asarray(torch.stack(found).cpu().numpy(), dtype=np.float64)
+        for group in alike.values():
+            numbers, rows = zip(*group, strict=True)
+            logits_BV = model(torch.tensor(rows, device=model.device), use_cache=False, logits_to_keep=1).logits[:, -1]
+            found |= zip(numbers, logits_BV.double().cpu(), strict=True)
+    return np.stack([found[number].numpy() for number in range(len(prompts))])
 
 
 def softmax(logits_NV: Array) -> Array:
