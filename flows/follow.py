@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from flows.pulse import LABEL, OUTAGE, Pulse, away, patience
+from flows.pulse import BEATS, LABEL, OUTAGE, Pulse, away, patience
 from flows.remote import ENDING
 from flows.stage import Children, Outcome
 
@@ -49,7 +49,7 @@ class Watch:
         self._client, self._run, self._kind, self._children, self._say = client, run, kind, children, say
         self._patience = patience()
         self._placing = self._patience if placed_by == "process" else PLACED
-        self._phase, self._pulse, self._workers = "", Pulse(), Pulse()
+        self._phase, self._pulse, self._workers = "", Pulse(self._patience), Pulse(self._patience)
         self._sent = self._looked_for_workers = time.monotonic()
         self._asked: float | None = None
         """When the run was asked to stop."""
@@ -78,7 +78,7 @@ class Watch:
             return self._stop(run)
         phase = "waits" if state.is_scheduled() else "starts" if state.is_pending() else "runs"
         if phase != self._phase:
-            self._phase, self._pulse = phase, Pulse()
+            self._phase, self._pulse = phase, Pulse(self._patience)
         if phase == "waits":
             return self._wait_for_worker()
         silent = self._pulse.see(run.labels.get(LABEL))
@@ -116,7 +116,7 @@ class Watch:
         """Say it when no worker of the kind is alive, and give up after an hour; a live one may be busy for any time."""
         from flows.pool import pool
 
-        if time.monotonic() - self._looked_for_workers < min(WORKERS, self._patience / 4):
+        if time.monotonic() - self._looked_for_workers < min(WORKERS, self._patience / BEATS):
             return None
         self._looked_for_workers = time.monotonic()
         workers = self._client.read_workers_for_work_pool(pool(self._kind))

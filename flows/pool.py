@@ -28,7 +28,7 @@ from flows import history
 from flows.follow import Told, Watch, ending
 from flows.graph import Graph, Stage
 from flows.pulse import patience, patiently
-from flows.remote import DONE, dvc, entries, record, wanted
+from flows.remote import DONE, TransferError, entries, record, transfer, wanted
 from flows.remote import stage as stage_flow
 from flows.stage import Children, Outcome
 from tasks.runtime.params import PARAMS_FILE, UserError
@@ -67,11 +67,19 @@ class Pools:
         client: SyncPrefectClient | None = None,
     ) -> Outcome:
         """Have a worker of its kind bring `stage` up to date, once; its outs and its entry in dvc.lock are here afterwards."""
-        kind, client = str(stage.meta.get("worker", KIND)), client or get_client(sync_client=True)
+        try:
+            return self._attempt(stage, children, force, say, client or get_client(sync_client=True))
+        except TransferError as error:
+            return Outcome("preempted", detail=str(error))
+
+    def _attempt(
+        self, stage: Stage, children: Children, force: bool, say: Callable[[str], None], client: SyncPrefectClient
+    ) -> Outcome:
+        kind = str(stage.meta.get("worker", KIND))
         request = self._request(stage, force)
         deployment = patiently(lambda: self._deployment(client, kind), lambda: children.stopping)
         run, earlier = patiently(lambda: self._send(client, deployment, stage, request), lambda: children.stopping)
-        say(f"{'found' if earlier else 'sent'} in the work pool {pool(kind)}: {run.name}")
+        say(f"{'found in' if earlier else 'sent to'} the work pool {pool(kind)}: {run.name}")
         told = Watch(client, run.id, kind, self._types[kind], children, say).told()
         if told.lock:
             self._take(client, run.id, stage, told)
@@ -82,7 +90,7 @@ class Pools:
         record(self._root, told.lock)
         self._pushed.add(stage.name)
         try:
-            dvc(self._root, "pull", stage.target, tools=self._tools)
+            transfer(self._root, "pull", stage.target, tools=self._tools)
         finally:
             patiently(lambda: client.update_flow_run_labels(run, {TAKEN: True}))
 
@@ -102,6 +110,7 @@ class Pools:
                 return run, True
         run = client.create_flow_run_from_deployment(
             deployment,
+            name=f"{stage.name} {self._commit:.8}",
             parameters={**request, "silence": patience()},
             tags=[stage.name],
             idempotency_key=keys[len(sent)] if len(sent) < SENDINGS else None,
@@ -113,7 +122,7 @@ class Pools:
         needed = [self._graph.stages[name] for name in self._graph.needs[stage.name]]
         missing = [other for other in needed if other.name not in self._pushed]
         if missing:
-            dvc(self._root, "push", *(other.target for other in missing), tools=self._tools)
+            transfer(self._root, "push", *(other.target for other in missing), tools=self._tools)
             self._pushed |= {other.name for other in missing}
         lock: dict[str, dict[str, Any]] = {}
         for other in [*needed, stage]:

@@ -25,8 +25,6 @@ PATIENCE = "TEMPER_LOST_AFTER"
 BEATS = 6
 """Signs of life in that time."""
 LABEL = "temper.beat"
-LONGEST = 10.0
-"""Seconds of silence that one look can add: whoever slept that long himself knows nothing of the others."""
 OUTAGE = 900.0
 """Seconds that a server may be away before it is given up."""
 
@@ -41,9 +39,13 @@ def patience() -> float:
 class Pulse:
     """For how long a value has not changed, as far as one has looked."""
 
-    def __init__(self) -> None:
-        """Expect the first value."""
+    def __init__(self, patience: float) -> None:
+        """Expect the first value; `patience` is what the silence will be compared with.
+
+        One look adds no more than the time between two beats: who could not look for longer knows nothing of the others.
+        """
         self._value: object = self
+        self._most = patience / BEATS
         self._looked = time.monotonic()
         self.silent = 0.0
         """Seconds."""
@@ -51,7 +53,7 @@ class Pulse:
     def see(self, value: object) -> float:
         """Take what the value is now and return for how many seconds it has been the same."""
         now = time.monotonic()
-        self.silent = self.silent + min(now - self._looked, LONGEST) if value == self._value else 0.0
+        self.silent = self.silent + min(now - self._looked, self._most) if value == self._value else 0.0
         self._value, self._looked = value, now
         return self.silent
 

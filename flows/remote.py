@@ -13,15 +13,19 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.logging import get_run_logger
+from prefect.engine import handle_engine_signals
+from prefect.flow_engine import run_flow
+from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
@@ -46,6 +50,12 @@ ENDING = "stage-ending"
 TURN = 90.0
 """Seconds to wait for an earlier attempt on this machine, which stops when it learns that it was counted as lost."""
 DONE = ("completed", "cached")
+TRIES = 3
+"""How often a transfer is begun, each time with the retries of its storage's client; what has arrived does not go again."""
+
+
+class TransferError(RuntimeError):
+    """The DVC remote failed for good. What was made is kept where it is, so another attempt has only to transfer it."""
 
 
 @flow(name="temper-stage", persist_result=False, flow_run_name="{stage} {commit:.8}", validate_parameters=False)
@@ -74,16 +84,19 @@ def stage(
     with Beat(run_id, silence, children.stop) as beat, turn(checkout / LEASES / name, children, say) as mine:
         if not mine:
             return _tell(Outcome("preempted", detail="an earlier attempt is still at it on this worker"))
-        root = check_out(checkout, commit, stage, params)
-        prepare(root, remote, params, lock, deps)
-        planned = load_graph(root, params, studies).stages[stage]
-        shown = Shown(Page(), root, planned)
-        ended = _attempt(root, planned, children, force, say, shown)
-        if beat.ended or patiently(lambda: _dismissed(run_id)):
-            return Cancelled(message=f"this run was {beat.ended or 'dismissed'}: it tells no result")
-        if ended.ending not in DONE:
-            return _tell(ended)
-        dvc(root, "push", planned.target)
+        try:
+            root = check_out(checkout, commit, stage, params)
+            prepare(root, remote, params, lock, deps)
+            planned = load_graph(root, params, studies).stages[stage]
+            shown = Shown(Page(), root, planned)
+            ended = _attempt(root, planned, children, force, say, shown)
+            if beat.ended or patiently(lambda: _dismissed(run_id)):
+                return Cancelled(message=f"this run was {beat.ended or 'dismissed'}: it tells no result")
+            if ended.ending not in DONE:
+                return _tell(ended)
+            transfer(root, "push", planned.target)
+        except TransferError as error:
+            return _tell(Outcome("preempted", detail=str(error)))
         shown.outs()
         told = _tell(ended, {planned.file: {stage: entries(root, planned.file)[stage]}})
         shutil.rmtree(root)
@@ -121,7 +134,7 @@ def prepare(
     use_remote(root, remote)
     record(root, lock)
     if deps:
-        dvc(root, "pull", *deps)
+        transfer(root, "pull", *deps)
 
 
 def _attempt(root: Path, planned: Stage, children: Children, force: bool, say: Callable[[str], None], shown: Shown) -> Outcome:
@@ -188,7 +201,8 @@ def check_out(checkout: Path, commit: str, stage: str, params: Mapping[str, Any]
 def use_remote(root: Path, url: str) -> None:
     """Point a folder of `check_out` at the worker's cache and at the remote; credentials come from the worker's environment."""
     lines = ["[core]", f"remote = {REMOTE}", "[cache]", f"dir = {root.parents[2] / '.dvc/cache'}", f"['remote \"{REMOTE}\"']"]
-    (root / ".dvc/config.local").write_text("\n".join([*lines, f"url = {url}", ""]), encoding="utf-8")
+    text = "\n".join([*lines, f"url = {url}", "verify = true", ""])  # what arrives is hashed: DVC believes S3 otherwise
+    (root / ".dvc/config.local").write_text(text, encoding="utf-8")
 
 
 def record(root: Path, lock: Mapping[str, Mapping[str, Any]]) -> None:
@@ -216,12 +230,17 @@ def lock_file(root: Path, file: str) -> Path:
     return (root / file).with_suffix(".lock")
 
 
-def dvc(root: Path, *words: str, tools: str | None = None) -> None:
-    """Run DVC in a folder, forked from the warm process at `tools` or this worker's. Raises RuntimeError with its last line."""
-    done = host.run(tools or os.environ.get(TOOLS), "dvc", "--wait-for-lock", *words, cwd=root)
-    if done.returncode:
-        last = (done.stdout.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        raise RuntimeError(f"dvc {' '.join(words)}: {last}")
+def transfer(root: Path, way: str, *targets: str, tools: str | None = None) -> None:
+    """Push or pull with DVC, forked from the warm process at `tools` or this worker's. Raises TransferError with the reason."""
+    for number in range(TRIES):
+        if number:
+            time.sleep(2.0**number)
+        done = host.run(tools or os.environ.get(TOOLS), "dvc", "--wait-for-lock", way, *targets, cwd=root)
+        if done.returncode == 0:
+            return
+    errors = [line.removeprefix("ERROR: ") for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
+    said = "; ".join(dict.fromkeys(errors[:1] + errors[-1:])) or f"it ended with {done.returncode}"
+    raise TransferError(f"dvc {way} {' '.join(targets)}: {said}; what was made is kept, the same command goes on")
 
 
 def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -235,3 +254,13 @@ def wanted(deps: Sequence[str], outs: Sequence[str]) -> list[str]:
         above = any(dep == out or dep.startswith(f"{out}/") for out in outs)
         found += [dep] if above else [out for out in outs if out.startswith(f"{dep}/")]
     return list(dict.fromkeys(found))
+
+
+def main(run: UUID) -> None:
+    """Be the process of a run that a worker has taken (flows.worker), as Prefect's engine is where Prefect starts it."""
+    with handle_engine_signals(run), get_client(sync_client=True) as client:
+        run_flow(stage, flow_run=client.read_flow_run(run), error_logger=get_logger("temper"))
+
+
+if __name__ == "__main__":
+    main(UUID(sys.argv[1]))

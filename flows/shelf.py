@@ -165,13 +165,18 @@ class Shelf:
         return True
 
     def _read(self, key: str) -> Any:
-        """Return the JSON at a key, None where there is nothing."""
-        try:
-            return json.loads(self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
-        except ClientError as error:
-            if _status(error) != 404:
-                raise
-            return None
+        """Return the JSON at a key, None where there is nothing; what is cut off is asked for again."""
+        for left in reversed(range(TRIES)):
+            try:
+                return json.loads(self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+                return None
+            except (IncompleteReadError, ResponseStreamingError):
+                if not left:
+                    raise
+        return None
 
     def _place(self, name: str, version: str) -> str:
         for word in (name, version):

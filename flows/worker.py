@@ -129,10 +129,10 @@ class Worker:
                 self._client.update_flow_run_labels(run.id, labels)
 
     def _start(self, run: UUID) -> host.Guest | subprocess.Popen[bytes]:
-        """Start the process of a run: Prefect's engine, forked where that is ready."""
+        """Start the process of a run, forked where that is ready."""
         where, output = self._root.resolve(), sys.stdout.fileno()
-        guest = host.fork(self._environment[TOOLS], "prefect.engine", str(run), cwd=where, output=output, env=self._environment)
-        return guest or child.start("prefect.engine", str(run), cwd=where, output=output, env=self._environment)
+        guest = host.fork(self._environment[TOOLS], "flows.remote", str(run), cwd=where, output=output, env=self._environment)
+        return guest or child.start("flows.remote", str(run), cwd=where, output=output, env=self._environment)
 
     def _reap(self) -> None:
         """Let go of the runs that have ended; one whose process ended without telling has crashed."""

@@ -3,17 +3,18 @@
 import json
 import os
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
 import httpx
 import pytest
+from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
 from flows import shelf as shelves
 from flows.shelf import Shelf, contents, inside, provenance, scores_of
 from tasks.runtime.params import UserError
+from tests.flows.faulty import FAULTS, Faulty
 
 BUCKET = "models-of-mine"
 
@@ -218,57 +219,37 @@ def test_a_bucket_that_is_not_there_is_named(aws, model):
 
 
 class TestAStorageThatFails:
-    """A proxy before the server that spoils every first answer to a request, as a busy or broken storage does."""
+    """A proxy before the server that spoils answers (tests.flows.faulty)."""
 
-    @pytest.fixture(params=["500", "503", "truncated"])
-    def broken(self, storage, request, aws, monkeypatch):
-        seen: set[tuple[str, str]] = set()
-
-        class Proxy(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _pass_on(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                first = (self.command, self.path) not in seen
-                seen.add((self.command, self.path))
-                if first and request.param != "truncated":
-                    self._answer(int(request.param), {}, b"")
-                    return
-                done = httpx.request(self.command, storage + self.path, headers=dict(self.headers), content=body)
-                cut = first and request.param == "truncated" and self.command == "GET" and "shards" in self.path
-                self._answer(done.status_code, dict(done.headers), done.content, cut)
-
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on  # noqa: N815
-
-            def _answer(self, code, headers, body, cut=False) -> None:
-                self.send_response(code)
-                length = headers.get("content-length") if self.command == "HEAD" else None
-                for name, value in headers.items():
-                    if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
-                        self.send_header(name, value)
-                self.send_header("Content-Length", length or str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body[: len(body) // 2] if cut else body)
-                if cut:
-                    self.close_connection = True
-
-            def log_message(self, *_) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
-        yield seen
-        server.shutdown()
-        server.server_close()
-
-    def test_it_is_asked_again_until_the_model_is_whole(self, broken, model, tmp_path):
-        shelf = Shelf(f"s3://{BUCKET}")
-        shelf.publish(model, "aligned", "1.0", {}, {})
-        shelf.pull("aligned", "1.0", tmp_path / "here")
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_it_is_asked_again_until_the_model_is_whole(self, fault, storage, aws, monkeypatch, model, tmp_path):
+        with Faulty(storage, fault) as faulty:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.address)
+            shelf = Shelf(f"s3://{BUCKET}")
+            shelf.publish(model, "aligned", "1.0", {}, {})
+            shelf.pull("aligned", "1.0", tmp_path / "here")
         assert contents(tmp_path / "here") == contents(model)
-        assert any("shards" in path for _, path in broken)
+        assert faulty.spoiled
+
+    @pytest.mark.parametrize("fault", ["500", "503", "truncated"])
+    def test_one_that_fails_for_good_is_named_and_loses_nothing(self, fault, storage, aws, monkeypatch, model, tmp_path):
+        Shelf(f"s3://{BUCKET}").publish(model, "aligned", "1.0", {}, {})
+        monkeypatch.setattr(shelves, "SETTINGS", shelves.SETTINGS.merge(Config(retries={"mode": "standard", "max_attempts": 2})))
+        with Faulty(storage, fault, for_good=True, where="shards") as faulty:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.address)
+            with pytest.raises(UserError, match="(the same command goes on|arrives damaged)"):
+                Shelf(f"s3://{BUCKET}").pull("aligned", "1.0", tmp_path / "here")
+        assert not (tmp_path / "here").exists()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", storage)
+        Shelf(f"s3://{BUCKET}").pull("aligned", "1.0", tmp_path / "here")
+        assert contents(tmp_path / "here") == contents(model)
+
+    def test_what_is_damaged_on_its_way_up_is_not_taken(self, storage, aws, monkeypatch, model, tmp_path):
+        with Faulty(storage, "garbled", where="shards") as faulty:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.address)
+            Shelf(f"s3://{BUCKET}").publish(model, "aligned", "1.0", {}, {})
+        assert faulty.spoiled
+        assert Shelf(f"s3://{BUCKET}").pull("aligned", "1.0", tmp_path / "here").files == contents(model)
 
 
 def test_provenance_is_the_stage_that_made_it_and_its_scores(tmp_path):
