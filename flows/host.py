@@ -24,8 +24,31 @@ from tasks.runtime.host import HOST, STOP
 LOGS = Path(".temper/logs")
 WORTH = 3
 """Stages that have to run for a host to be worth its own start, which costs what one stage saves."""
-TOOLS = ("prefect.engine", "prefect.flow_engine", "prefect.artifacts", "dvc.cli", "dvc.repo", "dvc.commands.data_sync", "dvc_s3")
-"""What a run of a stage on a worker and its transfers import."""
+TOOLS = (
+    *("prefect.engine", "prefect.flow_engine", "prefect.artifacts", "prefect._internal.observers", "pydantic.v1"),
+    *("anyio._backends._asyncio", "httpcore._sync", "rich._emoji_codes", "networkx"),
+    *("dvc.cli", "dvc.cachemgr", "dvc.commands.data_sync", "dvc.compare", "dvc.data_cloud", "dvc.lock", "dvc.scm", "dvc_render"),
+    *(
+        "dvc.repo",
+        "dvc.repo.index",
+        "dvc.repo.graph",
+        "dvc.repo.stage",
+        "dvc.repo.trie",
+        "dvc.utils.strictyaml",
+        "dvc_data.index",
+    ),
+    *(
+        "dvc.repo.artifacts",
+        "dvc.repo.datasets",
+        "dvc.repo.metrics",
+        "dvc.repo.params",
+        "dvc.repo.plots",
+        "dvc_data.hashfile.db.local",
+    ),
+    *("dvc_s3", "s3fs", "scmrepo.git", "scmrepo.noscm", "dulwich.ignore", "dulwich.worktree", "configobj", "flatten_dict"),
+)
+"""What a run of a stage on a worker and its transfers import, most of it only when they need it. A name that a newer library
+does not have costs the time of one import."""
 KILLED = 128 + 9
 
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import boto3
-from boto3.exceptions import S3UploadFailedError
+from boto3.exceptions import Boto3Error, RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
@@ -34,6 +35,8 @@ PLACE = re.compile(r"^s3://(?P<bucket>[a-z0-9][a-z0-9.-]+)(?:/(?P<prefix>.*))?$"
 WORD = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 PART = 16 * 2**20
 """Bytes of one part of an upload; a larger file goes up in several, side by side."""
+AT_ONCE = 10
+"""Files, or parts of a single large one, on their way at once: as `aws s3 cp` has it."""
 TRIES = 5
 """How often a file that arrives damaged or cut off is asked for again."""
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -42,6 +45,7 @@ SETTINGS = Config(
     connect_timeout=10,
     read_timeout=60,
     request_checksum_calculation="when_supported",
+    max_pool_connections=2 * AT_ONCE,
 )
 
 
@@ -73,7 +77,6 @@ class Shelf:
         self.bucket = found["bucket"]
         self._prefix = (found["prefix"] or "").strip("/")
         self._s3 = boto3.client("s3", config=SETTINGS)
-        self._transfer = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART)
 
     def publish(self, folder: Path, name: str, version: str, scores: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
         """Publish the model in `folder`; return the address of its version. Doing it again with the same files changes nothing.
@@ -84,10 +87,10 @@ class Shelf:
         place = self._place(name, version)
         claim = {"content": digest(files)}
         with self._explained(place):
-            if self._put_new(f"{place}/{CLAIM}", claim) is False and self._read(f"{place}/{CLAIM}") != claim:
+            new = self._read(f"{place}/{CLAIM}") is None and self._put_new(f"{place}/{CLAIM}", claim)
+            if self._read(f"{place}/{CLAIM}") != claim:  # read again: not every storage knows how to write only what is new
                 raise UserError(f"{self._url(place)} holds another model; a version is never overwritten: choose a new one")
-            for path in files:
-                self._upload(folder / path, f"{place}/{path}", files[path])
+            _at_once(files, lambda path, how: self._upload(folder / path, f"{place}/{path}", files[path], how, new=new))
             self._put_new(f"{place}/{MANIFEST}", {"files": files, "scores": scores, "provenance": provenance})
         return self._url(place)
 
@@ -121,37 +124,42 @@ class Shelf:
             return found
         draft = folder.with_name(f".{folder.name}.{digest(found.files)[:12]}")
         with self._explained(self._place(name, version)):
-            for path, entry in found.files.items():
-                self._download(f"{self._place(name, version)}/{path}", inside(draft, path), entry)
+            places = {path: inside(draft, path) for path in found.files}
+            place = self._place(name, version)
+            _at_once(found.files, lambda path, how: self._download(f"{place}/{path}", places[path], found.files[path], how))
         for stray in set(_files(draft)) - set(found.files):
             (draft / stray).unlink()
         draft.rename(folder)
         return found
 
-    def _upload(self, source: Path, key: str, entry: Mapping[str, Any]) -> None:
-        """Send a file unless it is there already; the storage checks each part against its checksum."""
+    def _upload(self, source: Path, key: str, entry: Mapping[str, Any], how: TransferConfig, *, new: bool) -> None:
+        """Send a file unless it is there already, as none is for a `new` version; the storage checks the sum of each part."""
+        if not new and self._holds(key, entry):
+            return
+        more = {"Metadata": {"sha256": entry["sha256"]}, "ChecksumAlgorithm": "SHA256"}
+        self._s3.upload_file(str(source), self.bucket, key, ExtraArgs=more, Config=how)
+
+    def _holds(self, key: str, entry: Mapping[str, Any]) -> bool:
         try:
             there = self._s3.head_object(Bucket=self.bucket, Key=key)
-            if there["ContentLength"] == entry["size"] and there["Metadata"].get("sha256") == entry["sha256"]:
-                return
         except ClientError as error:
             if _status(error) != 404:
                 raise
-        more = {"Metadata": {"sha256": entry["sha256"]}, "ChecksumAlgorithm": "SHA256"}
-        self._s3.upload_file(str(source), self.bucket, key, ExtraArgs=more, Config=self._transfer)
+            return False
+        return bool(there["ContentLength"] == entry["size"] and there["Metadata"].get("sha256") == entry["sha256"])
 
-    def _download(self, key: str, target: Path, entry: Mapping[str, Any]) -> None:
+    def _download(self, key: str, target: Path, entry: Mapping[str, Any], how: TransferConfig) -> None:
         """Bring a file and check it, several times if need be."""
         target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(TRIES):
             if target.is_file() and target.stat().st_size == entry["size"] and sha256(target) == entry["sha256"]:
                 return
             try:
-                self._s3.download_file(self.bucket, key, str(target), Config=self._transfer)
-            except (IncompleteReadError, ResponseStreamingError):
+                self._s3.download_file(self.bucket, key, str(target), Config=how)
+            except (IncompleteReadError, ResponseStreamingError, RetriesExceededError):
                 continue  # cut off: the check above says so, and it is asked for again
-        if sha256(target) != entry["sha256"]:
-            target.unlink()
+        if not target.is_file() or sha256(target) != entry["sha256"]:
+            target.unlink(missing_ok=True)
             raise UserError(f"{self._url(key)} arrives damaged {TRIES} times: its SHA-256 is not that of its manifest")
 
     def _put_new(self, key: str, body: Mapping[str, Any]) -> bool:
@@ -197,8 +205,21 @@ class Shelf:
         """Turn what the storage says, after all retries, into a refusal that names the place."""
         try:
             yield
-        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+        except (ClientError, BotoCoreError, Boto3Error) as error:
             raise UserError(f"{self._url(key)}: {error}; what was transferred is kept, the same command goes on") from None
+
+
+def _at_once(files: Collection[str], move: Callable[[str, TransferConfig], None]) -> None:
+    """Move files side by side, and the parts of large ones where there are few; the first error ends all that has not begun."""
+    parts = max(1, AT_ONCE // max(1, len(files)))
+    how = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=parts, use_threads=parts > 1)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        moving = [pool.submit(move, path, how) for path in files]
+        try:
+            for one in moving:
+                one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def contents(folder: Path) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import temporary_settings
 from prefect.states import Crashed, Pending
 
@@ -85,6 +86,8 @@ class Worker:
             try:
                 self._turn()
                 self._say_away(False)
+            except ObjectNotFound:
+                self._beaten = -HEARTBEAT  # the pool was deleted, or the server has a new database: made again
             except httpx.HTTPError as error:
                 if not away(error):
                     raise
@@ -140,10 +143,11 @@ class Worker:
             if (code := process.poll()) is None:
                 continue
             self._busy = time.monotonic()
-            state = self._client.read_flow_run(run).state
-            if state is None or not state.is_final():
-                message = f"the process of the run on {self.name} ended with {code}"
-                self._client.set_flow_run_state(run, Crashed(message=message), force=True)
+            with contextlib.suppress(ObjectNotFound):
+                state = self._client.read_flow_run(run).state
+                if state is None or not state.is_final():
+                    message = f"the process of the run on {self.name} ended with {code}"
+                    self._client.set_flow_run_state(run, Crashed(message=message), force=True)
             print(f"{run}: ended with {code}", flush=True)
             del self._running[run]
 

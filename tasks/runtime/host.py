@@ -201,7 +201,8 @@ def main(place: str, libraries: Sequence[str] = ()) -> NoReturn:
     die_with_parent()
     set_environment()
     for module in libraries or WARM:
-        importlib.import_module(module)
+        with contextlib.suppress(ModuleNotFoundError):  # then what is forked imports it, or says what is missing
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()  # what is here to stay is not touched again, so forks share its memory
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:

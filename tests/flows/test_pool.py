@@ -30,7 +30,7 @@ STAGES = """\
     deps: [work.py]
     outs: [out/right]
   both:
-    cmd: cat out/right/word > out/both && wc -l < out/left-scores.json >> out/both
+    cmd: echo "sees $CUDA_VISIBLE_DEVICES" && cat out/right/word > out/both && wc -l < out/left-scores.json >> out/both
     deps: [out/left-scores.json, out/right/word]
     outs: [out/both]
     meta: {worker: gpu}
@@ -88,7 +88,7 @@ def site(tmp_path_factory):
     site = Site(place, STAGES)
     (place / "meeting").mkdir()
     for kind in ("cpu", "gpu"):
-        site.worker(kind, kind, MEETING=str(place / "meeting"))
+        site.worker(kind, kind, MEETING=str(place / "meeting"), CUDA_VISIBLE_DEVICES="GPU-of-a-site")
     yield site
     site.close()
 
@@ -133,6 +133,9 @@ class TestAPipelineOnWorkers:
         assert "left" in site.said("gpu")
         assert "left" not in site.said("cpu")
         assert not (site.place / "cpu/out").exists()
+
+    def test_a_stage_sees_the_gpu_that_it_was_lent(self, site):
+        assert "sees GPU-of-a-site" in site.said("gpu")
 
     def test_a_failure_on_a_worker_is_told_here(self, site):
         done = run(site, "left", "--workers", "pool", "--set", "work.how=refuse")
