@@ -115,8 +115,7 @@ def run(
     root = checkout()
     with held(root), interruptible():
         prepared = prepare(root, stages, profile, sets)
-        forced = prepared.targets if stages else tuple(prepared.graph.order(prepared.targets))
-        planned = prepared.plan(forced if force else (), for_run=True)
+        planned = prepared.plan(prepared.forced(bool(stages)) if force else (), for_run=True)
         if not any(step.stale for step in planned):
             show.say(show.total(planned))
             return _point_to_reports(root, prepared.graph.studies)
@@ -357,6 +356,10 @@ class Prepared:
         pipeline, self.pipeline = self.pipeline, None
         on_stale = self._start_server if for_run else _nothing
         return make_plan(self.graph, self.root, self.params, self.targets, force, on_stale, pipeline)
+
+    def forced(self, named: bool) -> tuple[str, ...]:
+        """Return the stages that `force` means: the targets when stages were named, else all that lead to them too."""
+        return self.targets if named else tuple(self.graph.order(self.targets))
 
     def _start_server(self) -> None:
         from flows.server import start_in_background

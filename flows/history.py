@@ -1,14 +1,17 @@
 """The last run of each stage on this machine: how long, on what, from which commit. Facts of place, never part of an out.
 
-One small file a stage, `.temper/history/STAGE.json`: its last run, and its last run that ended well.
+One small file a stage, `.temper/history/STAGE.json`: its last run, its last run that ended well, and how long those that ended
+well have taken with each of the last few params.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import statistics
 import subprocess
 import time
 from collections.abc import Mapping
@@ -17,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(".temper/history")
+KEPT_RUNS, KEPT_PARAMS = 20, 8
+"""Durations that are kept of a stage with the same params, and how many params they are kept of."""
 PACKAGES = ("torch", "transformers", "trl", "deepspeed", "dvc", "prefect")
 
 
@@ -48,6 +53,7 @@ def record(root: Path, stage: str, seconds: float, exit_code: int, params: Mappi
     runs["last"] = asdict(entry)
     if exit_code == 0:
         runs["completed"] = asdict(entry)
+        runs["durations"] = _with_duration(runs.get("durations"), _digest(params), entry.seconds)
     place = _place(root, stage)
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = place.with_suffix(f".draft-{os.getpid()}")
@@ -64,6 +70,27 @@ def last(root: Path, stage: str) -> Record | None:
 def last_completed(root: Path, stage: str) -> Record | None:
     """Return the last run of `stage` that ended well, or None."""
     return _entry(root, stage, "completed")
+
+
+def usual(root: Path, stage: str, params: Mapping[str, Any], runs: int = 1) -> float | None:
+    """Return the median seconds of the runs of `stage` with these params that ended well; None if fewer than `runs` are known."""
+    known = _durations(_read(root, stage).get("durations")).get(_digest(params), [])
+    return statistics.median(known) if len(known) >= max(runs, 1) else None
+
+
+def _with_duration(kept: Any, digest: str, seconds: float) -> dict[str, list[float]]:
+    """Return the durations by params with one more, the params seen longest ago forgotten."""
+    durations = _durations(kept)
+    newest = [*durations.pop(digest, []), seconds][-KEPT_RUNS:]
+    return dict([*durations.items(), (digest, newest)][-KEPT_PARAMS:])
+
+
+def _durations(kept: Any) -> dict[str, list[float]]:
+    return dict(kept) if isinstance(kept, Mapping) else {}
+
+
+def _digest(params: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _entry(root: Path, stage: str, which: str) -> Record | None:

@@ -8,10 +8,12 @@ starts nothing.
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,14 +36,16 @@ from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import Task
 from prefect.utilities.annotations import allow_failure
 
-from flows import history
+from flows import history, monitoring, studies
 from flows.artifacts import Page, Shown, scores_of
 from flows.graph import Graph, RunResult, StageResult, Step
 from flows.host import TOOLS, kept, warm
+from flows.monitoring import Watch
 from flows.pool import Pools
 from flows.redact import redacted
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
+from tasks.runtime.params import UserError
 
 FINE = ("completed", "cached")
 STOPPED = "stopped; it goes on from its last checkpoint when run again"
@@ -98,28 +102,48 @@ def run(
     return stages.result()
 
 
-@flow(name="temper", persist_result=False, flow_run_name=lambda: _run_name(Path.cwd(), flow_run.parameters.get("profile")))
-def temper(profile: str | None = None, sets: list[str] | None = None, stages: list[str] | None = None) -> State[Any]:
-    """Bring the pipeline of this checkout up to date: `profile` and `sets` as on the command line, `stages` or all.
+@flow(name="temper", persist_result=False, flow_run_name=lambda: _deployed_name(Path.cwd(), flow_run.parameters))
+def temper(
+    profile: str | None = None, sets: list[str] | None = None, stages: list[str] | None = None, force: bool = False
+) -> State[Any]:
+    """Bring the pipeline of this checkout up to date: `profile`, `sets` and `force` as on the command line, `stages` or all.
 
-    This is what a deployment runs: started from the page, in the process of a worker.
+    This is what a deployment runs: started from the page, by a schedule or an event, in the process of a worker. It waits for
+    a run that somebody has started by hand.
     """
     from flows.cli import prepare
-    from flows.overlay import RUN_LEASE, applied, recover
-    from tasks.runtime.lease import Lease
-    from tasks.runtime.params import UserError
+    from flows.overlay import applied, recover
     from tasks.runtime.stage import die_with_parent
 
     die_with_parent()
     root = Path.cwd()
     recover(root)
-    with Lease(root / RUN_LEASE, "this checkout"):
+    with _turn(root):
         try:
             prepared = prepare(root, stages, profile, sets)
         except UserError as error:
             raise UserError(redacted(str(error))) from None
+        planned = prepared.plan(prepared.forced(bool(stages)) if force else ())
         with applied(root, prepared.params):
-            return Stages(root, prepared.graph, prepared.plan(), prepared.params, profile).run()
+            return Stages(root, prepared.graph, planned, prepared.params, profile).run()
+
+
+@contextmanager
+def _turn(root: Path) -> Iterator[None]:
+    """Hold the checkout for a run, once nobody else does."""
+    from flows.overlay import RUN_LEASE
+    from tasks.runtime.lease import Lease
+
+    with ExitStack() as held:
+        for tries in itertools.count():
+            try:
+                held.enter_context(Lease(root / RUN_LEASE, "this checkout"))
+                break
+            except UserError as busy:
+                if not tries:
+                    get_run_logger().info("waiting for its turn: %s", busy)
+                time.sleep(LOOK)
+        yield
 
 
 class Slots:
@@ -166,6 +190,7 @@ class Stages:
         self.profile = profile or "default"
         self.slots = Slots(cores, jobs or LIGHT_PER_CORE * cores)
         self.page = Page()
+        self.watch = Watch(root, monitoring.read(root), self.profile)
         self.pools = pools
         self.children = Children()
         self.host: Mapping[str, str] = {}
@@ -181,12 +206,17 @@ class Stages:
         it look at nothing else, and would leave it pending for ever.
         """
         client, run_id = get_client(sync_client=True), cast(Any, flow_run.id)
-        self.page.show("the run's tag", lambda: client.update_flow_run(run_id, tags=[self.profile]))
+        self.page.show("the run's tags", lambda: client.update_flow_run(run_id, tags=self._tags()))
         here = 0 if self.pools else sum(step.stale for step in self.steps)
         with warm(self.root, here) as self.host:
             self._all()
         self.page.summary(self.result())
         return self._state()
+
+    def _tags(self) -> list[str]:
+        """Return what the page can find the run by: profile, study, commit, and what Prefect has put there, `auto-scheduled`."""
+        commit = (history.commit(self.root) or "no commit")[:8]
+        return list(dict.fromkeys([self.profile, *([self.graph.study] if self.graph.study else []), commit, *flow_run.tags]))
 
     def _all(self) -> None:
         """Submit every stage and wait until the last has ended, also when the run is stopped."""
@@ -239,7 +269,7 @@ class Stages:
         if self.pools:
             outcome = self.pools.attempt(step.stage, self.children, force=step.forced, say=logger.info)
         else:
-            with self.slots.taken(self._threads(step)):
+            with self.slots.taken(self._threads(step)), self.watch.pace(name, section):
                 outcome = attempt(
                     self.root, step.stage, self.children, force=step.forced, say=logger.info, watch=shown.progress, env=self.host
                 )
@@ -250,6 +280,8 @@ class Stages:
             return Completed(name="Cached", message=outcome.detail)
         if outcome.ending == "completed":
             shown.outs()
+            for fault in self.watch.scores(name, scores_of(self.root, step.stage)):
+                logger.warning(fault)
             return Completed(message=f"in {outcome.seconds:.1f} s")
         if outcome.ending == "stopped":
             return Failed(name="Stopped", message=STOPPED if outcome.ran else outcome.detail)
@@ -301,17 +333,28 @@ class Stages:
 def _flow_of(work: Stages, profile: str | None) -> Flow[..., State[Any]]:
     """Return a flow that runs `work`; its parameters are only for the page to show."""
 
-    @flow(name="temper", flow_run_name=_run_name(work.root, profile), persist_result=False, validate_parameters=False)
+    @flow(
+        name="temper",
+        flow_run_name=_run_name(work.root, profile, work.graph.study),
+        persist_result=False,
+        validate_parameters=False,
+    )
     def temper(profile: str | None, stages: list[str], params: dict[str, Any]) -> State[Any]:
         return work.run()
 
     return temper
 
 
-def _run_name(root: Path, profile: str | None) -> str:
-    """Return `PROFILE COMMIT`, a `+` behind the commit when tracked files were changed."""
+def _run_name(root: Path, profile: str | None, study: str | None) -> str:
+    """Return `PROFILE COMMIT`, a `+` behind the commit when tracked files were changed, and the study, if it is one."""
     commit = history.commit(root) or "no commit"
-    return f"{profile or 'default'} {commit[:8]}{'+' if commit.endswith('+') else ''}"
+    return f"{profile or 'default'} {commit[:8]}{'+' if commit.endswith('+') else ''}{f' {study}' if study else ''}"
+
+
+def _deployed_name(root: Path, parameters: Mapping[str, Any]) -> str:
+    """Return the name of a run that a deployment has started; what is wrong with its parameters is told later."""
+    first = str((parameters.get("stages") or [""])[0]).removesuffix(studies.SUFFIX)
+    return _run_name(root, parameters.get("profile"), first if first in studies.study_names(root) else None)
 
 
 @contextmanager

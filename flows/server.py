@@ -31,6 +31,8 @@ PATIENCE_WITH_OTHERS = 15.0
 """The same for a server that PREFECT_API_URL names: it should be up already."""
 RESTARTS = 2
 """How often a server that crashes is started again."""
+HEARTBEAT = 30
+"""Seconds between two signs of life of a run, the least that Prefect knows."""
 LOOPBACK = "127.0.0.1"
 ALWAYS = {
     "DO_NOT_TRACK": "1",
@@ -39,6 +41,7 @@ ALWAYS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 FOR_WORKERS = ("SCHEDULER", "LATE_RUNS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN", "REPOSSESSOR", "TRIGGERS")
 """Services of the server that a run without workers has no use for."""
@@ -95,6 +98,8 @@ class Server:
     def settings(self) -> dict[str, Any]:
         """Return the settings of a client: no result is stored, DVC is the only cache; a lost server is soon given up."""
         more: dict[str, Any] = {"home": self.log.parent} if self.log else {}
+        if "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" not in os.environ:
+            more["flows.heartbeat_frequency"] = HEARTBEAT
         if "PREFECT_CLIENT_MAX_RETRIES" not in os.environ:
             more["client.max_retries"] = 2
         return {"api.url": self.api_url, "results.persist_by_default": False, **more}
@@ -102,7 +107,8 @@ class Server:
     def environment(self) -> dict[str, str]:
         """Return the same for a process of Prefect's that is started for this server."""
         home = {"PREFECT_HOME": str(self.log.parent)} if self.log else {}
-        return {"PREFECT_API_URL": self.api_url, "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false", **ALWAYS, **home}
+        beat = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": os.environ.get("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT))}
+        return {"PREFECT_API_URL": self.api_url, "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false", **ALWAYS, **beat, **home}
 
     def stop(self) -> None:
         """Leave it alone: somebody else started it."""
