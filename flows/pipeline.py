@@ -267,7 +267,8 @@ class Stages:
         logger = get_run_logger()
         section = self.params.get(step.stage.section or "") or {}
         if self.pools:
-            outcome = self.pools.attempt(step.stage, self.children, force=step.forced, say=logger.info)
+            with self.watch.pace(name, section):
+                outcome = self.pools.attempt(step.stage, self.children, force=step.forced, say=logger.info)
         else:
             with self.slots.taken(self._threads(step)), self.watch.pace(name, section):
                 outcome = attempt(
