@@ -2,6 +2,7 @@
 
 A stage on a worker holds as many as its `meta: {worker: gpu, gpus: 2}` says, one when it says nothing, and sees no other:
 CUDA_VISIBLE_DEVICES is pinned to what it holds. A lease is a `flock`: it ends with the process that holds it, however that dies.
+Prefect's page shows who has which (flows.slots).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from flows.slots import occupied
 from tasks.runtime.lease import Lease
 from tasks.runtime.params import UserError
 
@@ -59,7 +61,10 @@ def lent(count: int, stopping: Callable[[], bool], say: Callable[[str], None]) -
                 raise Stopped
             time.sleep(LOOK * (0.5 + random.random()))
             taken = _take(found, count, held)
-        yield {VISIBLE: ",".join(taken)}
+        with occupied({name: _folder(name) for name in taken}, stopping, say) as shown:
+            if not shown:
+                raise Stopped
+            yield {VISIBLE: ",".join(taken)}
 
 
 def _take(found: Sequence[str], count: int, held: contextlib.ExitStack) -> list[str]:
@@ -68,12 +73,16 @@ def _take(found: Sequence[str], count: int, held: contextlib.ExitStack) -> list[
     with contextlib.ExitStack() as now:
         for name in found:
             with contextlib.suppress(UserError):
-                now.enter_context(Lease(_place() / name.replace("/", "_"), f"GPU {name}"))
+                now.enter_context(Lease(_folder(name), f"GPU {name}"))
                 taken.append(name)
             if len(taken) == count:
                 held.enter_context(now.pop_all())
                 return taken
     return []
+
+
+def _folder(name: str) -> Path:
+    return _place() / name.replace("/", "_")
 
 
 def _place() -> Path:

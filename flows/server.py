@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from flows import child
+from flows import child, pages
 
 HOME = Path(".temper/prefect")
 PATIENCE = 300.0
@@ -242,7 +242,9 @@ def main() -> None:
     from prefect.server.api.server import create_app
 
     listener = socket.socket(fileno=int(sys.argv[1]))
-    server = uvicorn.Server(uvicorn.Config(create_app(final=True), log_level="warning", lifespan="on"))
+    app = create_app(final=True)
+    pages.add(app, Path.cwd())
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
 
