@@ -14,7 +14,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, CallWebhook, ChangeFlowRunState, DoNothing, SendNotification
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
@@ -44,9 +44,9 @@ def keep(client: SyncPrefectClient, monitoring: Monitoring) -> list[str]:
     for found in client.read_automations(limit=200):
         if TAG not in found.tags:
             continue
-        if automation := wanted.pop(found.name, None):
-            client.update_automation(found.id, automation)
-        else:
+        if _same(found, wanted.get(found.name)):
+            del wanted[found.name]
+        else:  # made anew: an update through Prefect's client loses what kind of action each is
             client.delete_automation(found.id)
     for automation in wanted.values():
         client.create_automation(automation)
@@ -60,6 +60,10 @@ def automations(monitoring: Monitoring, blocks: dict[str, UUID]) -> list[Automat
         return [_telling(block, place, text) for block, place in blocks.items()] or [DoNothing()]
 
     return [_failed(tell), _silent(monitoring.silent_seconds), *_own(tell)]
+
+
+def _same(found: Automation, wanted: AutomationCore | None) -> bool:
+    return wanted is not None and AutomationCore.model_validate(found.model_dump()) == wanted
 
 
 def _failed(tell: Tell) -> AutomationCore:

@@ -104,8 +104,11 @@ def deployed(api: httpx.Client) -> dict[str, dict]:
     return {entry["name"]: entry for entry in api.post("/deployments/filter", json={}).json()}
 
 
-def automated(api: httpx.Client) -> list[str]:
-    return sorted(entry["name"] for entry in api.post("/automations/filter", json={}).json())
+def automated(api: httpx.Client) -> dict[str, str]:
+    """Return the ids of the automations by name, in the order of their names; each name once."""
+    found = sorted((entry["name"], entry["id"]) for entry in api.post("/automations/filter", json={}).json())
+    assert len(dict(found)) == len(found)
+    return dict(found)
 
 
 def start_run(api: httpx.Client, deployment: str, **parameters) -> str:
@@ -150,7 +153,7 @@ class TestOnAServer:
 
     def test_its_automations_are_there_and_a_block_that_is_missing_is_told(self, served):
         process, api = served
-        assert automated(api) == [
+        assert list(automated(api)) == [
             "temper: a run failed",
             "temper: a run fell silent",
             "temper: a score is out of bounds",
@@ -178,7 +181,7 @@ class TestOnAServer:
 
     def test_again_it_changes_nothing_and_a_block_made_since_is_used(self, served, root, receiver):
         _, api = served
-        before = deployed(api)
+        before, silent = deployed(api), automated(api)["temper: a run fell silent"]
         with client(api):
             from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
@@ -188,28 +191,23 @@ class TestOnAServer:
         after = deployed(api)
         assert {name: entry["id"] for name, entry in after.items()} == {name: entry["id"] for name, entry in before.items()}
         assert len(after["nightly"]["schedules"]) == 1
-        assert len(automated(api)) == len(set(automated(api))) == 5
+        assert len(automated(api)) == 5
+        assert automated(api)["temper: a run fell silent"] == silent, "what is as it should be is left alone"
 
     def test_what_is_taken_out_of_the_files_is_taken_down_and_what_is_changed_is_changed(self, served, root):
         _, api = served
-        before = (root / PLACE).read_text()
-        try:
-            text = before[: before.index("- <<: *shared\n  name: new-base")].replace('"0 2 * * *"', '"30 1 * * *"')
-            (root / PLACE).write_text(text)
-            bring_up(api, root)
-            assert set(deployed(api)) == {"default", "smoke", "nightly", "weekly-study"}
-            assert [each["schedule"]["cron"] for each in deployed(api)["nightly"]["schedules"]] == ["30 1 * * *"]
-            assert "temper: evaluate a new base model" not in automated(api)
-        finally:
-            (root / PLACE).write_text(before)
+        text = (root / PLACE).read_text()
+        text = text[: text.index("- <<: *shared\n  name: new-base")].replace('"0 2 * * *"', '"30 1 * * *"')
+        (root / PLACE).write_text(text)
         with client(api) as found:
             stale = automations.automations(monitoring.Monitoring(), {})[0]
             found.create_automation(stale.model_copy(update={"name": "temper: of an older file"}))
         bring_up(api, root)
-        assert "new-base" in deployed(api)
-        assert len(automated(api)) == 5
+        assert set(deployed(api)) == {"default", "smoke", "nightly", "weekly-study"}
+        assert [each["schedule"]["cron"] for each in deployed(api)["nightly"]["schedules"]] == ["30 1 * * *"]
+        assert not {"temper: evaluate a new base model", "temper: of an older file"} & set(automated(api))
 
-    def test_a_run_missed_while_nobody_served_is_not_made_up_for(self, served, root):
+    def test_what_is_back_is_put_up_and_a_run_missed_while_nobody_served_is_not_made_up_for(self, served, root):
         _, api = served
         weekly = {"deployments": {"name": {"any_": ["weekly-study"]}}}
         wait_for(lambda: api.post("/flow_runs/filter", json=weekly).json(), patience=120)
@@ -217,10 +215,13 @@ class TestOnAServer:
         with client(api) as found:
             api.patch("/work_pools/temper", json={"is_paused": True}).raise_for_status()
             found.set_flow_run_state(run, Scheduled(scheduled_time=datetime.now(UTC) - timedelta(days=2)), force=True)
+        (root / PLACE).write_text((ROOT / PLACE).read_text())
         bring_up(api, root)
         api.patch("/work_pools/temper", json={"is_paused": False}).raise_for_status()
         state = api.get(f"/flow_runs/{run}").json()["state"]
         assert (state["type"], state["message"]) == ("CANCELLED", "missed: nobody served at its time")
+        assert "new-base" in deployed(api)
+        assert len(automated(api)) == 5
 
     def test_a_run_from_the_page_takes_profile_and_sets_and_puts_params_back(self, served, root):
         _, api = served
