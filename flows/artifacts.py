@@ -25,6 +25,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
+from flows.addresses import Remote, hashes
 from flows.graph import Out, RunResult, Stage
 from flows.history import FOLDER
 from flows.show import headline
@@ -56,6 +57,10 @@ class Page:
             get_run_logger().warning("%s cannot be shown: %s: %s", what, type(error).__name__, error)
         return None
 
+    def links(self, make: Callable[[], str]) -> None:
+        """Show, on the flow run's page, where it leads."""
+        self.show("the links", lambda: create_markdown_artifact(make(), key="links", description="Report and storage of the run"))
+
     def summary(self, result: RunResult) -> None:
         """Show how every stage ended, on the flow run's page."""
         rows = summary_rows(result)
@@ -65,9 +70,9 @@ class Page:
 class Shown:
     """What one run of one stage shows; made before the stage starts, because DVC removes the old outs."""
 
-    def __init__(self, page: Page, root: Path, stage: Stage) -> None:
-        """Read the scores of the last run; nothing is shown yet."""
-        self.page, self.root, self.stage = page, root, stage
+    def __init__(self, page: Page, root: Path, stage: Stage, remote: Remote | None = None) -> None:
+        """Read the scores of the last run; nothing is shown yet. `remote` is where `dvc push` brings the outs."""
+        self.page, self.root, self.stage, self.remote = page, root, stage, remote
         self.before = scores_of(root, stage) or _read_scores(self._kept())
         self._progress: Any = None
 
@@ -90,7 +95,7 @@ class Shown:
         for out in self.stage.outs:
             if out.kind == "plot":
                 self._plot(out)
-        table = outs_table(self.root, self.stage)
+        table = outs_table(self.root, self.stage, self.remote)
         self.page.show("outs", lambda: create_markdown_artifact(table, key=key(self.stage.name, "outs")))
 
     def _scores(self, after: Scores) -> None:
@@ -181,15 +186,21 @@ def data_uri(picture: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
 
-def outs_table(root: Path, stage: Stage) -> str:
-    """Return a Markdown table of a stage's outs: where each lies, linked, and its size."""
+def outs_table(root: Path, stage: Stage, remote: Remote | None = None) -> str:
+    """Return a Markdown table of a stage's outs: where each lies, its size, and where it is in the remote once pushed."""
     name = plain(stage.name)
     head = f"Outs of {name} under {plain(str(root.resolve()))}; the log is .temper/logs/{name}.log."
-    rows = [
-        f"| [{plain(out.path)}]({(root / out.path).resolve().as_uri()}) | {out.kind} | {_size(root / out.path)} |"
-        for out in stage.outs
-    ]
-    return "\n".join([head, "", "| out | kind | size |", "|---|---|---|", *rows])
+    columns = ["out", "kind", "size", *(["in the DVC remote, once pushed"] if remote else [])]
+    known = hashes(root, stage) if remote else {}
+    rows = []
+    for out in stage.outs:
+        cells = [f"[{plain(out.path)}]({(root / out.path).resolve().as_uri()})", out.kind, _size(root / out.path)]
+        if remote:
+            cells.append(remote.link(known[out.path]) if out.path in known else "")
+        rows.append(cells)
+    table = [columns, ["---"] * len(columns), *rows]
+    return "\n".join([head, "", *(f"| {' | '.join(cells)} |" for cells in table)])
+
 
 
 def plain(text: str) -> str:

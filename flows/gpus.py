@@ -22,6 +22,7 @@ from tasks.runtime.lease import Lease
 from tasks.runtime.params import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+STOPPED = "stopped while it waited for a GPU"
 LOOK = 0.5
 """Seconds between two looks for free GPUs."""
 
@@ -42,12 +43,12 @@ def devices() -> list[str]:
 
 @contextlib.contextmanager
 def lent(count: int, stopping: Callable[[], bool], say: Callable[[str], None]) -> Iterator[dict[str, str]]:
-    """Hold `count` GPUs, waiting until they are free, and yield what to add to the environment; nothing on a machine without.
+    """Hold `count` GPUs, waiting until they are free, and yield what to add to the environment; nothing if there are none.
 
     Raises UserError when this machine has fewer, Stopped when `stopping` while waiting.
     """
     found = devices()
-    if not found:
+    if not found or not count:
         yield {}
         return
     if count > len(found):
@@ -58,12 +59,12 @@ def lent(count: int, stopping: Callable[[], bool], say: Callable[[str], None]) -
             say(f"waiting for {count} of the GPUs {', '.join(found)}: others hold them")
         while len(taken) < count:
             if stopping():
-                raise Stopped
+                raise Stopped(STOPPED)
             time.sleep(LOOK * (0.5 + random.random()))
             taken = _take(found, count, held)
         with occupied({name: _folder(name) for name in taken}, stopping, say) as shown:
             if not shown:
-                raise Stopped
+                raise Stopped(STOPPED)
             yield {VISIBLE: ",".join(taken)}
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +37,9 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import allow_failure
 
 from flows import history, monitoring, studies
+from flows.addresses import of_run, remote_of, served_at
 from flows.artifacts import Page, Shown, scores_of
+from flows.gpus import Stopped, devices, lent
 from flows.graph import Graph, RunResult, StageResult, Step
 from flows.host import TOOLS, kept, warm
 from flows.monitoring import Watch
@@ -46,6 +48,7 @@ from flows.redact import redacted
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
 from tasks.runtime.params import UserError
+from tasks.runtime.stage import REFUSED
 
 FINE = ("completed", "cached")
 STOPPED = "stopped; it goes on from its last checkpoint when run again"
@@ -193,6 +196,7 @@ class Stages:
         self.watch = Watch(root, monitoring.read(root), self.profile)
         self.pools = pools
         self.children = Children()
+        self.remote = remote_of(root)
         self.host: Mapping[str, str] = {}
         """What to add to a stage's environment so that it finds the warm process."""
         self.outcomes: dict[str, Outcome] = {}
@@ -211,6 +215,7 @@ class Stages:
         with warm(self.root, here) as self.host:
             self._all()
         self.page.summary(self.result())
+        self.page.links(lambda: of_run(self.root, self.graph.study, served_at(self.root), self.remote))
         return self._state()
 
     def _tags(self) -> list[str]:
@@ -244,7 +249,7 @@ class Stages:
 
     def _task(self, step: Step) -> Task[[], State[Any]]:
         name = step.stage.name
-        shown = Shown(self.page, self.root, step.stage)
+        shown = Shown(self.page, self.root, step.stage, self.remote)
         return Task(
             lambda: self._stage(step, shown),
             name=name,
@@ -270,10 +275,7 @@ class Stages:
             with self.watch.pace(name, section):
                 outcome = self.pools.attempt(step.stage, self.children, force=step.forced, say=logger.info)
         else:
-            with self.slots.taken(self._threads(step)), self.watch.pace(name, section):
-                outcome = attempt(
-                    self.root, step.stage, self.children, force=step.forced, say=logger.info, watch=shown.progress, env=self.host
-                )
+            outcome = self._here(step, shown, logger.info)
         self.outcomes[name] = outcome
         if outcome.ran:
             history.record(self.root, name, outcome.seconds, outcome.code, section)
@@ -287,6 +289,20 @@ class Stages:
         if outcome.ending == "stopped":
             return Failed(name="Stopped", message=STOPPED if outcome.ran else outcome.detail)
         return Failed(message=outcome.detail)
+
+    def _here(self, step: Step, shown: Shown, say: Callable[[str], None]) -> Outcome:
+        """Run a stage on this machine, once there is room for its threads and the GPUs that it trains on are free."""
+        stage, section = step.stage, self.params.get(step.stage.section or "") or {}
+        gpus = int(stage.meta.get("gpus", len(devices()))) if stage.meta.get("worker") == "gpu" else 0
+        try:
+            with self.slots.taken(self._threads(step)), lent(gpus, lambda: self.children.stopping, say) as pinned:
+                env = {**self.host, **pinned}
+                with self.watch.pace(stage.name, section):
+                    return attempt(self.root, stage, self.children, force=step.forced, say=say, watch=shown.progress, env=env)
+        except UserError as error:
+            return Outcome("failed", code=REFUSED, detail=str(error))
+        except Stopped as stopped:
+            return Outcome("stopped", detail=str(stopped))
 
     def _threads(self, step: Step) -> int:
         """Return the threads of a stage: the most that one of its sections names, since its commands run one after another."""
