@@ -1,4 +1,4 @@
-"""Prefect's real page in a real browser: a run that `temper run` made, with every stage and its scores on it.
+"""Prefect's real page in a real browser: a run that `temper run` made, with every stage and its scores on it; what it leads to.
 
 Once on a stand-in with the names and edges of dvc.yaml whose stages take a moment, once on the smallest real pipeline. The
 screenshots go to tests/e2e/screenshots.
@@ -13,12 +13,16 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from flows.deployments import PLACE
 from flows.graph import load_graph
+from flows.monitoring import Monitoring
 from flows.overlay import effective_params
-from flows.server import start_in_background
+from flows.report import PAGE
+from flows.serve import _bring_up
+from flows.server import Server, start_in_background
 from tasks.runtime.imports import ROOT
 from tests.e2e.conftest import start
-from tests.flows.checkout import make_checkout
+from tests.flows.checkout import command, make_checkout
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -110,6 +114,87 @@ def _stage(name: str, needs: Sequence[str]) -> str:
 """
 
 
+@pytest.fixture(scope="module")
+def served(stand_in) -> Iterator[Server]:
+    """The server of the stand-in with what `temper serve` deploys, after one stage has run a second time with other params."""
+    for place in ("flows/pipeline.py", str(PLACE), "flows/profiles/smoke.yaml"):
+        (stand_in / place).parent.mkdir(parents=True, exist_ok=True)
+        (stand_in / place).write_text((ROOT / place).read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        server = start_in_background(stand_in, for_workers=True)
+        try:
+            server.wait()
+            _bring_up(stand_in, server, Monitoring())
+            (stand_in / PAGE).parent.mkdir(parents=True)
+            (stand_in / PAGE).write_text("<h1>The alignment tax of this run</h1>")
+            done = start(stand_in, "flows.cli", "run", "corpus", "--set", "small.score=0.625", timeout=600)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def page(browser, served) -> Iterator[Page]:
+    """A fresh page of the browser."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000}, timezone_id="UTC")
+    page.set_default_timeout(PATIENCE)
+    yield page
+    page.close()
+
+
+def runs(server: Server, order: str = "START_TIME_DESC") -> list[dict]:
+    """Return the flow runs that have begun."""
+    asked = {"sort": order, "flow_runs": {"start_time": {"is_null_": False}}}
+    return httpx.post(f"{server.api_url}/flow_runs/filter", json=asked, timeout=60).raise_for_status().json()
+
+
+class TestTheStory:
+    def test_the_runs_page_names_profile_commit_and_tags(self, served, page, stand_in):
+        commit = command(stand_in, "git", "rev-parse", "HEAD")[:8]
+        page.goto(f"{served.ui_url}/runs")
+        expect(page.get_by_role("link", name=f"default {commit}", exact=True)).to_have_count(2, timeout=PATIENCE)
+        for tag in ("default", commit):
+            expect(page.get_by_text(tag, exact=True).first).to_be_visible()
+        shoot(page, SCREENSHOTS / "serve", "runs")
+
+    def test_an_artifact_has_a_history_that_leads_to_the_run_and_the_change(self, served, page):
+        page.goto(f"{served.ui_url}/artifacts/key/corpus-scores")
+        page.get_by_text("Created corpus-scores").wait_for(timeout=PATIENCE)
+        entries = page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$"))
+        expect(entries).to_have_count(2)
+        shoot(page, SCREENSHOTS / "serve", "history")
+        entries.first.click()
+        row = page.get_by_role("row", name=re.compile("score"))
+        expect(row.filter(has_text="0.625").filter(has_text="+0.125")).to_be_visible(timeout=PATIENCE)
+        shoot(page, SCREENSHOTS / "serve", "change")
+
+    def test_a_run_leads_to_the_report_which_opens(self, served, page):
+        page.goto(f"{served.ui_url}/runs/flow-run/{runs(served)[0]['id']}")
+        page.get_by_text("Artifacts", exact=True).first.click()
+        page.get_by_role("link", name="links", exact=True).click()
+        link = page.get_by_role("link", name="Open the report")
+        link.wait_for(timeout=PATIENCE)
+        shoot(page, SCREENSHOTS / "serve", "links")
+        page.goto(link.get_attribute("href"))
+        expect(page.get_by_role("heading", name="The alignment tax of this run")).to_be_visible()
+
+    def test_a_schedule_says_when_and_what_comes_next(self, served, page):
+        nightly = httpx.get(f"{served.api_url}/deployments/name/temper/nightly", timeout=60).raise_for_status().json()
+        page.goto(f"{served.ui_url}/deployments/deployment/{nightly['id']}")
+        expect(page.get_by_text("At 02:00 AM every day").first).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("Next Run").first).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text(re.compile("Scheduled for .* 02:00:00 AM")).first).to_be_visible(timeout=PATIENCE)
+        shoot(page, SCREENSHOTS / "serve", "schedule")
+
+    def test_the_automations_say_what_is_watched_for(self, served, page):
+        page.goto(f"{served.ui_url}/automations")
+        for name in ("a run failed", "a run fell silent", "a stage is slow", "a score is out of bounds"):
+            expect(page.get_by_text(f"temper: {name}").first).to_be_visible(timeout=PATIENCE)
+        shoot(page, SCREENSHOTS / "serve", "automations")
+
+
 @pytest.fixture(params=["stand-in", "smoke"])
 def finished(request) -> tuple[str, Path]:
     """A checkout in which `temper run` has run everything."""
@@ -120,16 +205,15 @@ def finished(request) -> tuple[str, Path]:
     return request.param, place
 
 
-def test_every_stage_and_a_score_are_on_the_page_of_a_run(finished, browser, monkeypatch):
+def test_every_stage_and_a_score_are_on_the_page_of_a_run(finished, browser, monkeypatch, request):
     name, root = finished
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     stages = list(load_graph(root, effective_params(root, None)).stages)
-    server = start_in_background(root)
+    server = request.getfixturevalue("served") if name == "stand-in" else start_in_background(root)
     foreign = []
     try:
         server.wait()
-        newest = {"sort": "START_TIME_DESC", "limit": 1}
-        run = httpx.post(f"{server.api_url}/flow_runs/filter", json=newest, timeout=60).raise_for_status().json()[0]
+        run = runs(server, "START_TIME_ASC")[0]
         page = browser.new_page(viewport={"width": 1400, "height": 1700})
         page.set_default_timeout(PATIENCE)
         page.on(
@@ -141,6 +225,7 @@ def test_every_stage_and_a_score_are_on_the_page_of_a_run(finished, browser, mon
         open_plot(page, SCREENSHOTS / name)
         page.close()
     finally:
-        server.stop()
+        if name != "stand-in":
+            server.stop()
     assert run["state"]["type"] == "COMPLETED"
     assert foreign == [], "the page calls nobody but its own server"

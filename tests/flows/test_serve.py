@@ -25,11 +25,12 @@ from tests.flows.receiver import Receiver
 from tests.flows.test_stage import wait_for
 
 SILENT = 12
-WATCHED = f"""\
+"""Less than the 30 s between two heartbeats: a run that goes on would be taken for dead too, so for one test alone."""
+WATCHED = """\
 notify: [webhook/temper, custom-webhook/chat]
-silent_seconds: {SILENT}
-slow: {{factor: 1.5, at_least_seconds: 1, runs: 1}}
-floors: {{smoke: {{work: {{loss: 0.9}}}}}}
+silent_seconds: 90
+slow: {factor: 1.5, at_least_seconds: 1, runs: 1}
+floors: {smoke: {work: {loss: 0.9}}}
 """
 LONG = {"steps": 300, "seconds": 0.2}
 
@@ -263,8 +264,11 @@ class TestOnAServer:
         assert asked["sets"] == ["base.path=models/new", "prompts.path=prompts.jsonl"]
         assert asked["profile"] == "local-model"
 
-    def test_a_killed_run_falls_silent_is_marked_as_crashed_and_told(self, served, receiver, tmp_path):
+    def test_a_killed_run_falls_silent_is_marked_as_crashed_and_told(self, served, root, receiver, tmp_path):
         _, api = served
+        watched = monitoring.read(root)
+        with client(api) as found:
+            automations.keep(found, watched.model_copy(update={"silent_seconds": SILENT}))
         elsewhere = make_checkout(tmp_path / "c", params="work: {steps: 300, seconds: 0.2}")
         around = environment(PYTHONPATH=str(ROOT), PREFECT_API_URL=str(api.base_url).rstrip("/"))
         process = subprocess.Popen(
@@ -273,11 +277,13 @@ class TestOnAServer:
         wait_for(lambda: list(elsewhere.glob(".temper/checkpoints/work/*/step-*")), patience=240)
         process.kill()
         process.wait()
-        running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}, "deployment_id": {"is_null_": True}}}
-        run = api.post("/flow_runs/filter", json=running).json()[0]["id"]
+        by_hand = {"flow_runs": {"deployment_id": {"is_null_": True}}, "sort": "START_TIME_DESC"}
+        run = api.post("/flow_runs/filter", json=by_hand).json()[0]["id"]
         told = receiver.told(f"no heartbeat for {SILENT} s")
         assert told["url"].endswith(run)
         assert api.get(f"/flow_runs/{run}").json()["state"]["type"] == "CRASHED"
+        with client(api) as found:
+            automations.keep(found, watched)
 
     def test_a_stage_much_slower_than_its_median_is_told_while_it_runs(self, served, root, receiver):
         _, api = served
