@@ -26,7 +26,7 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run, task_run
 
 SECONDS, AGAIN = 60.0, 20.0
@@ -74,10 +74,9 @@ class Slot:
     def take(self, stopping: Stopping) -> bool:
         """Take the slot, the one of a killed holder first given back; False when `stopping` before it is free."""
         with get_client(sync_client=True) as client:
-            with contextlib.suppress(ObjectAlreadyExists):
-                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=self.limit, limit=1))
             if self._place.is_file():
-                self._heal(client)
+                self._give_back(client)
+                self._say(f"{self.limit}: its last holder was killed; what it had is given back")
             self._place.write_text(TAKING, encoding="utf-8")
             told = False
             while (got := self._ask(client)) is None:
@@ -95,31 +94,31 @@ class Slot:
         return True
 
     def release(self) -> None:
-        """Give the slot back; one that cannot be is healed by the next holder, or freed by the server."""
+        """Give the slot back; one that cannot be is given back by the next holder, or freed by the server."""
         self._over.set()
         try:
             with get_client(sync_client=True) as client:
-                client.release_concurrency_slots_with_lease(self._id or UUID(int=0))
+                self._give_back(client)
         except httpx.HTTPError as error:
             self._say(f"{self.limit}: not given back ({type(error).__name__}); whoever has the GPU next does it")
-        else:
-            self._place.unlink(missing_ok=True)
 
-    def _heal(self, client: SyncPrefectClient) -> None:
-        """Give back what a killed holder had, and no slot that somebody else has taken since.
+    def _give_back(self, client: SyncPrefectClient) -> None:
+        """Give back the slot that stands beside the lease, and none that somebody else has taken since.
 
-        A server that has forgotten the holder's id still counts its slot: the limit is then as the holder left it.
+        A server that has forgotten its id still counts it: the limit is then as it was when the slot was taken.
         """
-        left, _, as_of = self._place.read_text(encoding="utf-8").partition(" ")
-        if left == TAKING:
-            return
-        client.release_concurrency_slots_with_lease(UUID(left))
-        limit = client.read_global_concurrency_limit_by_name(self.limit)
-        if limit.active_slots and str(limit.updated) == as_of:
-            client.update_global_concurrency_limit(self.limit, GlobalConcurrencyLimitUpdate(active_slots=0))
-        self._say(f"{self.limit}: its last holder was killed; what it had is given back")
+        taken, _, as_of = self._place.read_text(encoding="utf-8").partition(" ")
+        with contextlib.suppress(ValueError, ObjectNotFound):  # not an id: the server frees the slot; no limit: another server's
+            client.release_concurrency_slots_with_lease(UUID(taken))
+            limit = client.read_global_concurrency_limit_by_name(self.limit)
+            if limit.active_slots and str(limit.updated) == as_of:
+                client.update_global_concurrency_limit(self.limit, GlobalConcurrencyLimitUpdate(active_slots=0))
+        self._place.unlink()
 
     def _ask(self, client: SyncPrefectClient) -> UUID | None:
+        """Return the id of the slot, None while somebody else has it. Without a limit there is no slot: it is made."""
+        with contextlib.suppress(ObjectAlreadyExists):
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=self.limit, limit=1))
         try:
             answer = client.increment_concurrency_slots_with_lease([self.limit], 1, "concurrency", SECONDS, _holder())
         except httpx.HTTPStatusError as refused:
@@ -127,8 +126,7 @@ class Slot:
                 return None
             raise
         said: dict[str, Any] = answer.json()
-        assert said["limits"], f"the limit {self.limit} is gone"
-        return UUID(said["lease_id"])
+        return UUID(said["lease_id"]) if said["limits"] else None
 
     def _keep(self) -> None:
         """Take the slot again before its time is over, until it is released; failing at that costs only the view."""

@@ -127,6 +127,21 @@ class TestOnAServer:
             assert pinned == {gpus.VISIBLE: "GPU-a"}
         assert self.active("GPU-a") == 0
 
+    def test_a_damaged_note_of_a_killed_holder_stops_nobody(self, server, two_gpus):
+        with lent(1, never, print):
+            pass
+        note = next(two_gpus.glob("temper-gpus-*/GPU-a")) / "slot"
+        note.write_text("no id")
+        with lent(1, never, print) as pinned:
+            assert pinned == {gpus.VISIBLE: "GPU-a"}
+        assert not note.exists()
+
+    def test_a_server_that_forgets_while_a_stage_runs_counts_nothing_afterwards(self, server):
+        with lent(1, never, print):
+            for lease in (server.log.parent / "concurrency_leases").glob("*"):
+                lease.unlink()
+        assert self.active("GPU-a") == 0
+
     def test_a_slot_that_somebody_without_our_leases_has_is_waited_for(self, server, tmp_path, monkeypatch):
         monkeypatch.setattr(slots, "LOOK", 0.1)
         elsewhere = tmp_path / "container"
