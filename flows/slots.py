@@ -84,7 +84,7 @@ class Slot:
                     self._place.unlink()
                     return False
                 if not told:
-                    self._say(f"waiting for {self.limit}, which Prefect says is taken elsewhere")
+                    self._say(f"waiting for {self.limit}, which Prefect says is taken elsewhere or out of service")
                 told = True
                 time.sleep(LOOK)
             as_of = client.read_global_concurrency_limit_by_name(self.limit).updated
@@ -122,7 +122,10 @@ class Slot:
         try:
             answer = client.increment_concurrency_slots_with_lease([self.limit], 1, "concurrency", SECONDS, _holder())
         except httpx.HTTPStatusError as refused:
-            if refused.response.status_code == httpx.codes.LOCKED:
+            if refused.response.status_code in (
+                httpx.codes.LOCKED,
+                httpx.codes.UNPROCESSABLE_ENTITY,
+            ):  # the latter for a limit of 0
                 return None
             raise
         said: dict[str, Any] = answer.json()

@@ -151,7 +151,7 @@ class TestOnAServer:
         said = []
         with pytest.raises(Stopped), lent(1, lambda: bool(said), said.append):
             raise AssertionError("two stages on one GPU")
-        assert said == ["waiting for temper-GPU-a, which Prefect says is taken elsewhere"]
+        assert said == ["waiting for temper-GPU-a, which Prefect says is taken elsewhere or out of service"]
         assert self.active("GPU-a") == 1
         holder.send_signal(signal.SIGINT)
         holder.wait()
