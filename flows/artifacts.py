@@ -202,7 +202,6 @@ def outs_table(root: Path, stage: Stage, remote: Remote | None = None) -> str:
     return "\n".join([head, "", *(f"| {' | '.join(cells)} |" for cells in table)])
 
 
-
 def plain(text: str) -> str:
     """Return text that is itself in Markdown and in HTML: no tag, link, cell or code begins or ends in it."""
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(text))

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from flows.monitoring import OUT_OF_BOUNDS, SLOW, Monitoring
 
 TAG = "temper"
-ADDRESS = "TEMPER_ALERTS"
+ADDRESS = "TEMPER_ALERTS_SECRET"
 """Names the environment variable with the address for the webhook block that is made when it is missing."""
 ENDED = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "TimedOut", "Cancelled"))
 BEAT = "prefect.flow-run.heartbeat"

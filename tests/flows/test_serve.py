@@ -78,7 +78,7 @@ def root(tmp_path_factory):
 def served(root, receiver):
     """`temper serve` as a process, once it says that it is ready, and a client of the server it has started."""
     command = [sys.executable, "-m", "flows.cli", "serve"]
-    around = environment(PYTHONPATH=str(ROOT), TEMPER_ALERTS=f"{receiver.url}/alerts")
+    around = environment(PYTHONPATH=str(ROOT), TEMPER_ALERTS_SECRET=f"{receiver.url}/alerts")
     process = subprocess.Popen(command, cwd=root, env=around, stdout=subprocess.PIPE, text=True)
     address = next(line.split()[1] for line in process.stdout if line.startswith("Prefect: "))
     said = []
@@ -162,7 +162,7 @@ class TestOnAServer:
             "temper: evaluate a new base model",
         ]
         assert any("nobody is told through custom-webhook/chat" in line for line in process.said)
-        assert not any("webhook/temper" in line for line in process.said), "TEMPER_ALERTS has made it"
+        assert not any("webhook/temper" in line for line in process.said), "TEMPER_ALERTS_SECRET has made it"
 
     def test_the_address_of_a_webhook_is_a_secret_of_the_server(self, served, receiver):
         _, api = served
