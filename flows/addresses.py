@@ -5,6 +5,7 @@ An address may be shown to whoever sees the page, so what may be a secret in it,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -72,20 +73,23 @@ def served_at(root: Path) -> str | None:
     return own.removesuffix("/api") if own and own == get_current_settings().api.url else None
 
 
-def of_run(root: Path, study: str | None, served: str | None, remote: Remote | None) -> str:
-    """Return Markdown that leads from a run to its report, opened through the server at `served`, and to the DVC remote."""
+def of_run(root: Path, studies: Sequence[str], served: str | None, remote: Remote | None) -> str:
+    """Return Markdown that leads from a run to its reports, opened through the server at `served`, and to the DVC remote."""
+    told = [_report(root, study, served) for study in (*studies, None)]
+    if remote is None:
+        told.append("No DVC remote is set: `dvc remote add -d NAME s3://BUCKET/PATH` makes the outs reachable from elsewhere.")
+    else:
+        told.append(f"DVC remote: `{_plain(remote.url)}`. It holds what `dvc push` has brought there.")
+    return "\n\n".join(told)
+
+
+def _report(root: Path, study: str | None, served: str | None) -> str:
     place, name = page_of(study), f"report of {study}" if study else "report"
     if not (root / place).is_file():
-        report = f"There is no {name} yet: `{place}`."
-    elif served:
-        report = f"[Open the {name}]({served}/{place.as_posix()})"
-    else:
-        report = f"The {name} is `{(root / place).resolve()}`."
-    if remote is None:
-        store = "No DVC remote is set: `dvc remote add -d NAME s3://BUCKET/PATH` makes the outs reachable from elsewhere."
-    else:
-        store = f"DVC remote: `{_plain(remote.url)}`. It holds what `dvc push` has brought there."
-    return f"{report}\n\n{store}"
+        return f"There is no {name} yet: `{place}`."
+    if served:
+        return f"[Open the {name}]({served}/{place.as_posix()})"
+    return f"The {name} is `{(root / place).resolve()}`."
 
 
 def _plain(address: str) -> str:

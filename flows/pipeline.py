@@ -215,13 +215,13 @@ class Stages:
         with warm(self.root, here) as self.host:
             self._all()
         self.page.summary(self.result())
-        self.page.links(lambda: of_run(self.root, self.graph.study, served_at(self.root), self.remote))
+        self.page.links(lambda: of_run(self.root, self.graph.studies, served_at(self.root), self.remote))
         return self._state()
 
     def _tags(self) -> list[str]:
-        """Return what the page can find the run by: profile, study, commit, and what Prefect has put there, `auto-scheduled`."""
+        """Return what the page can find the run by: profile, studies, commit, and what Prefect has put there, `auto-scheduled`."""
         commit = (history.commit(self.root) or "no commit")[:8]
-        return list(dict.fromkeys([self.profile, *([self.graph.study] if self.graph.study else []), commit, *flow_run.tags]))
+        return list(dict.fromkeys([self.profile, *self.graph.studies, commit, *flow_run.tags]))
 
     def _all(self) -> None:
         """Submit every stage and wait until the last has ended, also when the run is stopped."""
@@ -352,7 +352,7 @@ def _flow_of(work: Stages, profile: str | None) -> Flow[..., State[Any]]:
 
     @flow(
         name="temper",
-        flow_run_name=_run_name(work.root, profile, work.graph.study),
+        flow_run_name=_run_name(work.root, profile, work.graph.studies),
         persist_result=False,
         validate_parameters=False,
     )
@@ -362,16 +362,16 @@ def _flow_of(work: Stages, profile: str | None) -> Flow[..., State[Any]]:
     return temper
 
 
-def _run_name(root: Path, profile: str | None, study: str | None) -> str:
-    """Return `PROFILE COMMIT`, a `+` behind the commit when tracked files were changed, and the study, if it is one."""
+def _run_name(root: Path, profile: str | None, run_studies: Sequence[str]) -> str:
+    """Return `PROFILE COMMIT`, a `+` behind the commit when tracked files were changed, and the studies, if there are any."""
     commit = history.commit(root) or "no commit"
-    return f"{profile or 'default'} {commit[:8]}{'+' if commit.endswith('+') else ''}{f' {study}' if study else ''}"
+    return " ".join([profile or "default", commit[:8] + ("+" if commit.endswith("+") else ""), *run_studies])
 
 
 def _deployed_name(root: Path, parameters: Mapping[str, Any]) -> str:
     """Return the name of a run that a deployment has started; what is wrong with its parameters is told later."""
-    first = str((parameters.get("stages") or [""])[0]).removesuffix(studies.SUFFIX)
-    return _run_name(root, parameters.get("profile"), first if first in studies.study_names(root) else None)
+    named = [str(stage).removesuffix(studies.SUFFIX) for stage in parameters.get("stages") or []]
+    return _run_name(root, parameters.get("profile"), [name for name in named if name in studies.study_names(root)])
 
 
 @contextmanager

@@ -41,12 +41,12 @@ def test_a_checkouts_remote_and_the_hashes_of_its_outs_are_those_of_dvc(tmp_path
 
 
 def test_a_run_leads_to_its_report_where_it_is_served_or_lies(tmp_path):
-    assert of_run(tmp_path, None, "http://here:4200", None).startswith("There is no report yet: `data/report/index.html`.")
+    assert of_run(tmp_path, [], "http://here:4200", None).startswith("There is no report yet: `data/report/index.html`.")
     (tmp_path / "data/report").mkdir(parents=True)
     (tmp_path / "data/report/index.html").touch()
-    assert "[Open the report](http://here:4200/data/report/index.html)" in of_run(tmp_path, None, "http://here:4200", None)
-    assert f"The report is `{tmp_path}/data/report/index.html`." in of_run(tmp_path, None, None, None)
-    assert "DVC remote: `https://store.example/t`." in of_run(tmp_path, None, None, Remote("https://me:word@store.example/t"))
+    assert "[Open the report](http://here:4200/data/report/index.html)" in of_run(tmp_path, [], "http://here:4200", None)
+    assert f"The report is `{tmp_path}/data/report/index.html`." in of_run(tmp_path, [], None, None)
+    assert "DVC remote: `https://store.example/t`." in of_run(tmp_path, [], None, Remote("https://me:word@store.example/t"))
 
 
 def test_reports_are_served_by_the_checkouts_own_server_alone(tmp_path):
