@@ -219,7 +219,7 @@ class Stages:
         return self._state()
 
     def _tags(self) -> list[str]:
-        """Return what the page can find the run by: profile, studies, commit, and what Prefect has put there, `auto-scheduled`."""
+        """Return what the page can find the run by: profile, studies, commit, and what Prefect has put there."""
         commit = (history.commit(self.root) or "no commit")[:8]
         return list(dict.fromkeys([self.profile, *self.graph.studies, commit, *flow_run.tags]))
 
