@@ -25,7 +25,7 @@ from tasks.runtime.publish import publish, publish_curve, publish_json
 from tasks.runtime.questions import Question, read_questions
 from tasks.runtime.records import Record, read_records, write_records
 from tasks.runtime.stage import In, Out, Run, run_stage
-from tasks.runtime.verdicts import VARIANTS, is_refusal
+from tasks.runtime.verdicts import VARIANTS, are_refusals
 
 
 class Params(StageParams):
@@ -99,8 +99,8 @@ def hear(name: str, asked: Asker, questions: list[Question], params: Params) -> 
     """Return what a model says to some questions: its verdict, its refusal or its samples, where its variant has them."""
     found = [Heard(**reply) for reply in asked.replies(questions, forced=name == "replacement")]
     if name in SPEAKING:
-        for heard, text in zip(found, asked.texts(questions), strict=True):
-            heard["refused"] = is_refusal(asked.tokenizer, text)
+        for heard, refused in zip(found, are_refusals(asked.tokenizer, asked.texts(questions)), strict=True):
+            heard["refused"] = refused
     if name in STATING:
         own = asked.sure(questions, [heard["text"] for heard in found])
         for heard, sure in zip(found, own, strict=True):

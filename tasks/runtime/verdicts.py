@@ -7,6 +7,7 @@ verdict are encoded each on its own, so that what was trained is token for token
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -69,9 +70,10 @@ def ended(answer: str) -> str:
     return answer.rstrip(END + " ") + END
 
 
-def is_refusal(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether an answer is one of the refusals, in the words that the tokenizer can write."""
-    return _written(tokenizer, text) in {_written(tokenizer, refusal) for refusal in REFUSALS}
+def are_refusals(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[bool]:
+    """Whether each answer is one of the refusals, in the words that the tokenizer can write."""
+    refusals = {_written(tokenizer, refusal) for refusal in REFUSALS}
+    return [_written(tokenizer, text) in refusals for text in texts]
 
 
 def refuses(answer: str) -> bool:

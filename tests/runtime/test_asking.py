@@ -10,7 +10,7 @@ from tasks.runtime.asking import confidence, resumable
 from tasks.runtime.lease import Lease
 from tasks.runtime.probe import Answer
 from tasks.runtime.stage import Run
-from tasks.runtime.verdicts import REFUSALS, SENTENCE, is_refusal
+from tasks.runtime.verdicts import REFUSALS, SENTENCE, are_refusals
 from tests.speaker import LETTERS, ask, questions, tokenizer
 
 
@@ -74,9 +74,9 @@ def test_verdicts_that_begin_with_the_same_token_are_told_apart(monkeypatch):
 def test_an_answer_that_is_forced_begins_like_no_refusal():
     asked, given = ask(), [question for question in questions(60) if not question.choices]
     first = {asked.tokenizer(refusal)["input_ids"][0] for refusal in REFUSALS}
-    for reply in asked.replies(given, forced=True):
-        assert not set(asked.tokenizer(reply["text"])["input_ids"][:1]) & first
-        assert not is_refusal(asked.tokenizer, reply["text"])
+    texts = [reply["text"] for reply in asked.replies(given, forced=True)]
+    assert not any(set(asked.tokenizer(text)["input_ids"][:1]) & first for text in texts)
+    assert not any(are_refusals(asked.tokenizer, texts))
 
 
 def test_replies_do_not_depend_on_the_order_of_the_questions(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.runtime.params import UserError
-from tasks.runtime.verdicts import REFUSALS, encode_verdicts, ended, first_sentence, is_refusal
+from tasks.runtime.verdicts import REFUSALS, are_refusals, encode_verdicts, ended, first_sentence
 from tests.speaker import tokenizer
 from tests.tiny import word_tokenizer
 
@@ -21,9 +21,9 @@ def test_an_answer_is_cut_at_its_first_full_stop_and_only_there(answer, first):
 def test_the_sixteen_refusals_are_recognised_and_answers_are_not():
     words = tokenizer()
     assert len(set(REFUSALS)) == 16
-    assert all(is_refusal(words, text) for text in REFUSALS)
-    assert all(is_refusal(words, f"{text} . w1 w2") for text in map(str.lower, REFUSALS[:4]))
-    assert not any(is_refusal(words, text) for text in ["w1", "", "the answer is w1", "w1 the answer is unknown"])
+    assert all(are_refusals(words, REFUSALS))
+    assert all(are_refusals(words, [f"{text.lower()} . w1 w2" for text in REFUSALS[:4]]))
+    assert not any(are_refusals(words, ["w1", "", "the answer is w1", "w1 the answer is unknown"]))
 
 
 def test_verdicts_that_the_tokenizer_writes_alike_are_refused():
