@@ -104,15 +104,3 @@ def judge_comments(row: Told, reply: str) -> tuple[str, str]:
         return reply, "half a code block"
     code = found[1].rstrip()
     return code, refusal(row.Proof, code) or ""
-
-
-def commented_by_rule(row: Told) -> str:
-    """Return the proof with each sentence of `row.told` above the line it tells; empty where these do not fit the proof."""
-    head, *lines = row.body.split("\n")
-    if head.strip() != "by" or len(lines) != len(row.told):
-        return ""
-    rows = [f"{row.Statement} by"]
-    for line, said in zip(lines, row.told, strict=True):
-        indent = line[: len(line) - len(line.lstrip())]
-        rows += [f"{indent}-- {said}", line] if said else [line]
-    return "\n".join(rows)

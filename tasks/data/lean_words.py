@@ -32,8 +32,10 @@ CHAT_TEMPLATE = (
 )
 
 
-WAYS = (Layout(), Layout(), Layout(comments="none"), Layout(comments="none", informal=False))
-"""How theorems are written in the texts, each as often as it stands here."""
+PIECES = r" ?h\d+(?!\w)| ?\d| ?[\p{L}_]+| ?[^\s\p{L}\p{N}_]+|\s+(?!\S)|\s+"
+"""What is never merged across: names of hypotheses, digits, words, signs, blanks."""
+WAYS = (Layout(), Layout(comments="head"), Layout(comments="none", informal=False))
+"""How theorems are written in the texts, each as often: as provers of the paper's table are taught, so that none is ahead."""
 
 
 class Params(StageParams):
@@ -64,14 +66,15 @@ def main(params: Params, run: Run, *, atlas: In, drafts: In, records: In, corpus
     if len(texts) <= params.heldout:
         raise UserError(f"{source}: {len(texts)} texts, of which lean-words.heldout: {params.heldout} are held out; lower it")
     with publish(corpus) as draft:
-        write_records(draft / "pretrain.jsonl", [{"text": text} for text in texts[params.heldout :]])
-        write_records(draft / "perplexity.jsonl", [{"text": text} for text in texts[: params.heldout]])
+        write_records(draft / "pretrain.jsonl", [{"theorems": text} for text in texts[params.heldout :]])
+        write_records(draft / "perplexity.jsonl", [{"theorems": text} for text in texts[: params.heldout]])
     with publish(tokenizer) as draft:
-        byte_pairs(texts, params.vocabulary, params.max_length).save_pretrained(draft)
+        pieces = (piece for text in texts for theorem in text for piece in theorem.values())
+        byte_pairs(pieces, params.vocabulary, params.max_length).save_pretrained(draft)
 
 
-def files(records: Sequence[Posed], params: Params) -> list[str]:
-    """Return texts of several theorems each, mixed and written in several ways, drawn by the seed.
+def files(records: Sequence[Posed], params: Params) -> list[list[dict[str, str]]]:
+    """Return texts of several theorems each, every one as its question and its proof, mixed and told in several ways by the seed.
 
     Raises UserError for a proof that does not prove its statement.
     """
@@ -80,26 +83,33 @@ def files(records: Sequence[Posed], params: Params) -> list[str]:
     for record in draw.sample(records, len(records)):
         layout = draw.choice(WAYS)
         try:
-            told.append(layout.question(record) + layout.shown(record))
+            told.append({"question": layout.question(record), "proof": layout.shown(record)})
         except ValueError as error:
             raise UserError(f"record {record.Name}: {error}; mend its Proof or Statement") from None
-    texts = told[:1]
-    for one in told[1:]:
-        if len(texts[-1]) + len(one) + 2 <= params.file:
-            texts[-1] += f"\n\n{one}"
+    texts: list[list[dict[str, str]]] = []
+    size = params.file
+    for one in told:
+        size += len("".join(one.values()))
+        if size > params.file:
+            texts.append([one])
+            size = len("".join(one.values()))
         else:
-            texts.append(one)
+            texts[-1].append(one)
     return texts
 
 
 def byte_pairs(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer: any text comes back as it was, digits are single tokens, role marks too."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Return a byte-level BPE tokenizer: any text comes back as it was, digits are single tokens, role marks too.
+
+    A name such as `h12` is never cut in two, so that it can be copied at one go.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,

@@ -20,7 +20,6 @@ from tasks.data.informal import (
     Answers,
     ask,
     comment_request,
-    commented_by_rule,
     in_words,
     informal_request,
     judge_comments,
@@ -29,7 +28,7 @@ from tasks.data.informal import (
 from tasks.data.nearest import nearest
 from tasks.data.writers import EndpointWriter, ModelWriter, Writer
 from tasks.runtime.endpoint import Endpoint, Store
-from tasks.runtime.lean.comments import comments, refusal
+from tasks.runtime.lean.comments import comments, refusal, woven
 from tasks.runtime.lean.difficulty import count_steps
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish, publish_json
@@ -137,16 +136,16 @@ def writer_of(params: Params, run: Run) -> Writer:
 
 def by_rules(told: Sequence[Told]) -> Woven:
     """Align the theorems that bring a sentence for each line of their proof."""
-    woven = Woven()
+    found = Woven()
     for row in told:
-        words, commented = in_words(row), commented_by_rule(row)
+        words, commented = in_words(row), woven(row.Statement, row.body, row.told)
         if not words or not commented:
-            woven.reject(row, "no rule tells it")
+            found.reject(row, "no rule tells it")
         elif reason := refusal(row.Proof, commented):
-            woven.reject(row, reason, commented)
+            found.reject(row, reason, commented)
         else:
-            woven.accept(row, words, row.told_by, commented, "rules")
-    return woven
+            found.accept(row, words, row.told_by, commented, "rules")
+    return found
 
 
 def by_model(params: Params, told: Sequence[Told], writer: Writer, retriever: Path) -> Woven:

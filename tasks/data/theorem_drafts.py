@@ -13,6 +13,7 @@ from pydantic import Field
 from tasks.data.regions.theorems import FAMILIES
 from tasks.data.regions.theorems.instance import Instance
 from tasks.data.regions.theorems.source import Theorems, load_theorems
+from tasks.runtime.lean.comments import woven
 from tasks.runtime.params import StageParams, UserError
 from tasks.runtime.publish import publish
 from tasks.runtime.records import write_records
@@ -39,10 +40,16 @@ class Params(StageParams):
     """Theorems of each family that is held out whole."""
 
 
-def main(params: Params, run: Run, *, atlas: In, out: Out) -> None:
-    """Write the drafts of the source in `atlas` to `out`."""
+def main(params: Params, run: Run, *, atlas: In, out: Out, read: Out) -> None:
+    """Write the drafts of the source in `atlas` to `out`, and to `read` those of training as a base model may read them:
+    unchecked, their words woven in.
+    """
+    rows = drafts(load_theorems(atlas), params)
     with publish(out) as draft:
-        write_records(draft, drafts(load_theorems(atlas), params))
+        write_records(draft, rows)
+    with publish(read) as draft:
+        told = [row.model_dump() | {"Commented_proof": woven(row.Statement, row.body, row.told)} for row in rows]
+        write_records(draft, [one for one in told if one["split"] == "train"])
 
 
 def drafts(source: Theorems, params: Params) -> list[Told]:

@@ -61,7 +61,7 @@ def made(tmp_path):
         outs = {name: tmp_path / name for name in ("corpus", "tokenizer")}
         lean_words.main(Params(**{"library": 0, "file": 500, "heldout": 2, **params}), None, atlas=tmp_path, **places, **outs)
         return [
-            json.loads(line)["text"]
+            "".join(piece for theorem in json.loads(line)["theorems"] for piece in theorem.values())
             for name in ("pretrain", "perplexity")
             for line in (tmp_path / f"corpus/{name}.jsonl").read_text().splitlines()
         ]
@@ -86,6 +86,12 @@ def test_the_tokenizer_brings_every_text_back(made, tmp_path):
     words = load_tokenizer(tmp_path / "tokenizer")
     for text in (*texts, "∀ n, n ∣ 0 ∧ ⟨h1, h2⟩ 𝔸 naïve\n\t  (x)"):
         assert words.decode(words(text)["input_ids"]) == text
+
+
+def test_a_name_is_one_token_wherever_it_stands():
+    words = byte_pairs(["have h12 := h3 h4\n(h3 : a) h12 h12 h3"] * 50, 400, 64)
+    pieces = [words.decode([token]) for token in words("from h12, h3 (h3 : a)")["input_ids"]]
+    assert [piece.strip() for piece in pieces if "h" in piece] == ["h12", "h3", "h3"]
 
 
 def test_digits_are_single_tokens():

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.data import obt
 from tasks.data.encoder import new_encoder
-from tasks.data.informal import ask, comment_request, commented_by_rule, informal_request, judge_comments, judge_words
+from tasks.data.informal import ask, comment_request, informal_request, judge_comments, judge_words
 from tasks.data.obt import Params, by_model, main
 from tasks.data.regions.theorems.source import load_theorems
 from tasks.data.retriever import Params as Shape
@@ -16,7 +16,7 @@ from tasks.data.theorem_drafts import drafts
 from tasks.data.writers import EndpointWriter, ModelWriter, Request
 from tasks.runtime.endpoint import Endpoint, Malformed, Store
 from tasks.runtime.imports import ROOT
-from tasks.runtime.lean.comments import code_lines, refusal
+from tasks.runtime.lean.comments import code_lines, refusal, woven
 from tasks.runtime.params import UserError, check_section
 from tasks.runtime.progress import Progress
 from tasks.runtime.records import read_records, write_records
@@ -107,7 +107,7 @@ def test_what_no_rule_tells_is_set_aside_and_the_second_of_a_name_too(told, tmp_
 
 def test_a_rule_keeps_the_columns():
     row = BARE.model_copy(update={"told": ["Prove both.", "The first.", ""]})
-    assert commented_by_rule(row).split("\n")[1:] == [
+    assert woven(row.Statement, row.body, row.told).split("\n")[1:] == [
         "  -- Prove both.",
         "  constructor",
         "  -- The first.",
@@ -199,16 +199,16 @@ def test_a_model_writes_the_words_and_places_the_comments(told, tmp_path):
             return [WORDS if "mathematician" in one.system else GOOD for one in requests]
 
     writer = Model()
-    woven = by_model(Params(examples=2, attempts=2), [BARE, *told], writer, tmp_path / "retriever")
-    assert [(row.Name, row.informalised_by, row.commented_by) for row in woven.aligned] == [("two", "scripted", "scripted")]
-    assert woven.aligned[0].Generated_informal_statement_and_proof == WORDS
-    assert Counter(row["reason"] for row in woven.rejected) == {"code changed": len(told)}
+    found = by_model(Params(examples=2, attempts=2), [BARE, *told], writer, tmp_path / "retriever")
+    assert [(row.Name, row.informalised_by, row.commented_by) for row in found.aligned] == [("two", "scripted", "scripted")]
+    assert found.aligned[0].Generated_informal_statement_and_proof == WORDS
+    assert Counter(row["reason"] for row in found.rejected) == {"code changed": len(told)}
     (informal,) = writer.seen[0]
     assert informal.prompt.count("Lean4 version of theorem statement and proof:") == 3
     assert informal.prompt.startswith("<Examples>")
     assert informal.prompt.endswith("Natural language version of theorem statement and proof:")
-    assert woven.asked["words"] == {"asked": 1, "good": 1, "turned_away": {}}
-    assert woven.asked["comments"]["turned_away"] == {"code changed": 2 * len(told)}
+    assert found.asked["words"] == {"asked": 1, "good": 1, "turned_away": {}}
+    assert found.asked["comments"]["turned_away"] == {"code changed": 2 * len(told)}
 
 
 def test_an_example_is_never_the_theorem_itself(told):

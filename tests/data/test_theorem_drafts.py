@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.data.informal import commented_by_rule, in_words, judge_words
+from tasks.data.informal import in_words, judge_words
 from tasks.data.regions.theorems import FAMILIES
 from tasks.data.regions.theorems.instance import Instance
 from tasks.data.regions.theorems.source import load_theorems
 from tasks.data.theorem_drafts import Params, distinct, drafts
 from tasks.runtime.imports import ROOT
-from tasks.runtime.lean.comments import refusal
+from tasks.runtime.lean.comments import refusal, woven
 from tasks.runtime.lean.difficulty import count_steps
 from tasks.runtime.lean.lexer import lex
 from tasks.runtime.params import UserError
@@ -66,7 +66,7 @@ def test_every_theorem_has_a_name_of_its_own_words_and_two_proofs(told):
 
 def test_the_commented_proof_is_the_proof_with_a_sentence_for_every_step(told):
     for row in told:
-        assert refusal(row.Proof, commented_by_rule(row)) is None
+        assert refusal(row.Proof, woven(row.Statement, row.body, row.told)) is None
         assert len(row.told) == count_steps(row.body)
 
 

@@ -17,12 +17,14 @@ INPUTS = {
     "sft": {"base": "base", "sets": "sets"},
     "reward": {"base": "base", "preferences": "preferences"},
     "prover": {"base": "prover-base", "blocks": "blocks"},
+    "lean-base": {"corpus": "files", "tokenizer": "tokenizer"},
 }
 SMALL = {
     "pretrain": {"hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 64, "positions": 64, "epochs": 2},
     "sft": {"heldout": 4, "epochs": 2},
     "reward": {"epochs": 2},
     "prover": {"epochs": 2.0, "max_length": 260},
+    "lean-base": {"hidden_size": 32, "layers": 2, "intermediate_size": 64, "positions": 64, "epochs": 2, "max_length": 48},
 }
 ALL = {"max_length": 32, "batch_size": 4, "threads": 1, "learning_rate": 0.01}
 
@@ -35,6 +37,9 @@ def write_world(place: Path) -> Path:
     texts = [" ".join(draw.choices(WORDS, k=draw.randint(4, 20))) for _ in range(120)]
     write_records(place / "sets/pretrain.jsonl", [{"text": text} for text in texts[:100]])
     write_records(place / "sets/perplexity.jsonl", [{"text": text} for text in texts[100:]])
+    files = [{"theorems": [{"question": "w1 w2", "proof": text}, {"question": "w3", "proof": "w4 w5"}]} for text in texts]
+    write_records(place / "files/pretrain.jsonl", files[:100])
+    write_records(place / "files/perplexity.jsonl", files[100:])
     write_records(
         place / "sets/sft.jsonl", [{"prompt": a, "completion": b} for a, b in zip(texts[:60], texts[40:], strict=False)]
     )

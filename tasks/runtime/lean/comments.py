@@ -2,13 +2,14 @@
 
 A model that writes comments into a proof may quietly change the proof. Taking the comments out of both sides must leave
 the same code in the same columns: Lean reads structure from columns, so a comment that moves code changes it. Both sides,
-because most proofs come with comments of their own.
+because most proofs come with comments of their own. Words that come line by line are put in by a rule that changes nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 from tasks.runtime.lean.lexer import Kind, kind, lex
@@ -41,3 +42,15 @@ def refusal(proof: str, commented: str) -> Refusal | None:
         return "nothing added"
     new = Counter(after) - Counter(before)
     return None if any(re.search(r"\w", comment) for comment in new) else "no content"
+
+
+def woven(statement: str, body: str, told: Sequence[str]) -> str:
+    """Return statement and proof with each sentence of `told` above the line it tells; empty where these do not fit the proof."""
+    head, *lines = body.split("\n")
+    if head.strip() != "by" or len(lines) != len(told):
+        return ""
+    rows = [f"{statement} by"]
+    for line, said in zip(lines, told, strict=True):
+        indent = line[: len(line) - len(line.lstrip())]
+        rows += [f"{indent}-- {said}", line] if said else [line]
+    return "\n".join(rows)

@@ -56,7 +56,7 @@ def _reordered(source: Theorems, rng: random.Random, level: int, sign: str, lemm
         first, second = now[place], now[place + 1]
         now[place], now[place + 1] = second, first
         rule = f"Nat.{lemma}_right_comm _ {first} {second}" if place else f"Nat.{lemma}_comm {first} {second}"
-        said = f"Swap {first} and {second} : {f' {sign} '.join(now)}."
+        said = f"Swap {first} and {second}{'' if place else ' in front'} : {f' {sign} '.join(now)}."
         lines.append(Line(f"rw [{rule}]", said))
     claim = f" {sign} ".join(start) + " = " + f" {sign} ".join(now)
     return Instance(names_of(letters, "Nat"), (), claim, tuple(lines), (other,))

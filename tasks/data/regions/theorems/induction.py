@@ -20,7 +20,8 @@ def reach(source: Theorems, rng: random.Random, level: int) -> Instance:
         says, rule = rng.choice(rules)
         if rule(number) in (0, number) or rule(number) > 3 * source.largest:
             says, rule = rules[0]
-        fact = proof.apply(f"{proof.given[says].name} {number}", fact, says=f"p {rule(number)}")
+        name = proof.given[says].name
+        fact = proof.apply(f"{name} {number}", fact, says=f"p {rule(number)}", by=name)
         number = rule(number)
     return proof.instance(names_of(["p"], "Nat → Prop"))
 

@@ -1,7 +1,8 @@
 """A theorem of Atlas before it is checked: its parts in Lean, each step beside the sentence that tells it.
 
-Lean and words are made together, from the same structure, so that they cannot disagree. Variables are single letters and the
-vocabulary is small: what is to be learned is which lemma, which order and which witness, not spelling.
+Lean and words are made together, from the same structure, so that they cannot disagree. As in a paper, what is supposed or found
+has a name, and a step names what it uses. Variables are single letters and the vocabulary is small: what is to be
+learned is which lemma, which order and which witness, not spelling.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Line:
     code: str
     """In Lean, with its indentation below that of the block."""
     said: str
-    """What it does, as a sentence without Lean's names."""
+    """What it does, as a sentence that names what it uses and what it finds, but no lemma and no tactic of Lean."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Instance:
         """Return the statement in words."""
         sentences = [f"Let {listed(letters.split())} be {_named(letters, kind)}." for letters, kind in self.variables]
         if self.hypotheses:
-            sentences.append(f"Suppose {listed([in_words(claim) for claim in self.hypotheses])}.")
+            named = [cited(claim, f"h{number}") for number, claim in enumerate(self.hypotheses, 1)]
+            sentences.append(f"Suppose {listed(named)}.")
         return " ".join([*sentences, f"{'Then' if sentences else 'Show'} {in_words(self.claim)}."])
 
     def told_proof(self) -> str:
@@ -112,14 +114,17 @@ class Derivation:
         self.steps: list[Line] = []
         self.last: Fact | None = None
 
-    def apply(self, rule: str, *arguments: Fact | str, says: str) -> Fact:
-        """Add the step `rule arguments`, which says `says`; arguments that are no facts are written as they are."""
+    def apply(self, rule: str, *arguments: Fact | str, says: str, by: str = "", how: str = "") -> Fact:
+        """Add the step `rule arguments`, which says `says`; arguments that are no facts are written as they are.
+
+        `by` is the name of the fact that is the rule, if one is, and `how` what is done, both for the words.
+        """
         facts = [argument for argument in arguments if isinstance(argument, Fact)]
         called = [argument.name if isinstance(argument, Fact) else argument for argument in arguments]
         nested = [argument.term if isinstance(argument, Fact) else argument for argument in arguments]
         name = f"h{len(self.hypotheses) + len(self.steps) + 1}"
-        sources = listed([in_words(fact.says) for fact in facts])
-        said = f"{sources} {'give' if len(facts) > 1 else 'gives'} {in_words(says)}."
+        sources = listed([cited(fact.says, fact.name) for fact in facts])
+        said = f"{cited(says, name)}{how} from {sources}{f' with {by}' if by else ''}."
         self.steps.append(Line(f"have {name} := {' '.join([rule, *called])}", said))
         self.last = Fact(says, name, f"({' '.join([rule, *nested])})")
         return self.last
@@ -128,7 +133,8 @@ class Derivation:
         """Return the theorem of the last fact: its steps, and beside them one term for all."""
         assert self.last, "a derivation has a step"
         *before, last = self.steps
-        lines = (*before, Line(f"exact {last.code.partition(' := ')[2]}", last.said))
+        said = f"Hence {last.said.removeprefix(f'{self.last.name} : ')}"  # what was to be shown needs no name
+        lines = (*before, Line(f"exact {last.code.partition(' := ')[2]}", said))
         other = (f"exact {self.last.term[1:-1]}",) if before else (last.code, f"exact {self.last.name}")
         return Instance(variables, tuple(self.hypotheses), self.last.says, lines, (other,))
 
@@ -136,6 +142,11 @@ class Derivation:
 def listed(items: list[str]) -> str:
     """Join with commas and a last `and`."""
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
+
+
+def cited(claim: str, name: str) -> str:
+    """Return a proposition in words with its name."""
+    return f"{name} : {in_words(claim)}"
 
 
 def in_words(claim: str) -> str:

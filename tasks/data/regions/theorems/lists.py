@@ -49,7 +49,7 @@ def list_length(source: Theorems, rng: random.Random, level: int) -> Instance:
     while order == parts:
         order = rng.sample(parts, len(parts))
     lemmas = ["List.length_append"] * level + [part.lemma for part in parts if part.lemma]
-    lines = [Line("rw [List.length_append]", "The length of lists appended is the sum of their lengths.")] * level
+    lines = [Line("rw [List.length_append]", f"Split off the length of {part.written}.") for part in parts[:0:-1]]
     lines += [Line(f"rw [{part.lemma}]", part.said) for part in parts if part.lemma]
     lines.append(Line("omega", "The sums agree."))
     claim = f"({' ++ '.join(part.written for part in parts)}).length = {' + '.join(part.length for part in order)}"

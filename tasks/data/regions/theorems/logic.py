@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from itertools import pairwise
 
-from tasks.data.regions.theorems.instance import Derivation, Fact, Instance, Line, alphabet, names_of
+from tasks.data.regions.theorems.instance import Derivation, Fact, Instance, Line, alphabet, cited, names_of
 from tasks.data.regions.theorems.source import Theorems
 
 PROPOSITIONS = "pqrstuvw"
@@ -28,14 +28,14 @@ def implications(source: Theorems, rng: random.Random, level: int) -> Instance:
     facts = {letter: proof.given[letter] for letter in known}
     for premises, new in rules:
         rule = proof.given[written[new]]
-        facts[new] = proof.apply(rule.name, *(facts[premise] for premise in premises), says=new)
+        facts[new] = proof.apply(rule.name, *(facts[premise] for premise in premises), says=new, by=rule.name)
     return proof.instance(names_of(letters, "Prop"))
 
 
 def conjunctions(source: Theorems, rng: random.Random, level: int) -> Instance:
     """A conjunction of `level` + 1 propositions in one arrangement gives that in another."""
     letters, before, after = _two_trees(rng, level + 1)
-    taken = Line(f"obtain {_pattern(before)} := h1", f"So {_said_list(letters)} hold.")
+    taken = Line(f"obtain {_pattern(before)} := h1", f"Take {cited(_written(before, '∧'), 'h1')} apart.")
     paths = dict(_projections(before, "h1"))
     lines = (taken, Line(f"exact {_tuple(after)}", f"Hence {_written(after, '∧', 'and')}."))
     return Instance(
@@ -48,8 +48,8 @@ def disjunctions(source: Theorems, rng: random.Random, level: int) -> Instance:
     letters, before, after = _two_trees(rng, level + 1)
     ways = dict(_injections(after))
     order = _leaves(before)
-    lines = [Line(f"rcases h1 with {_cases(before)}", f"There are {len(letters)} cases.")]
-    lines += [Line(f"· exact {_applied(ways[letter], 'k' + letter)}", f"Let {letter} hold.") for letter in order]
+    lines = [Line(f"rcases h1 with {_cases(before)}", f"Take the cases of {cited(_written(before, '∨'), 'h1')}.")]
+    lines += [Line(f"· exact {_applied(ways[letter], 'k' + letter)}", _side_of(letter, ways[letter])) for letter in order]
     other = f"exact {_eliminated(before, 'h1', ways)}"
     return Instance(names_of(letters, "Prop"), (_written(before, "∨"),), _written(after, "∨"), tuple(lines), ((other,),))
 
@@ -80,8 +80,10 @@ def _leaves(tree: Tree) -> list[str]:
     return [tree] if isinstance(tree, str) else [*_leaves(tree[0]), *_leaves(tree[1])]
 
 
-def _said_list(letters: list[str]) -> str:
-    return ", ".join(letters[:-1]) + " and " + letters[-1]
+def _side_of(letter: str, rules: list[str]) -> str:
+    """Say where a letter stands in a disjunction that it proves."""
+    sides = ["left" if rule == "Or.inl" else "right" for rule in rules]
+    return f"If {letter}, it stands {', then '.join(sides)}."
 
 
 def _pattern(tree: Tree) -> str:
@@ -166,7 +168,11 @@ def _rewritten(
     hypotheses = rng.sample([link[0] for link in links], len(links))
     named = {says: f"h{number}" for number, says in enumerate(hypotheses, 1)}
     lines = [
-        Line(f"rw [{'' if forward else '← '}{named[says]}]", f"Replace {one} by {other}.") for says, forward, one, other in links
+        Line(
+            f"rw [{'' if forward else '← '}{named[says]}]",
+            f"Replace {one} by {other} with {cited(says, named[says])}{'' if forward else ' backwards'}.",
+        )
+        for says, forward, one, other in links
     ]
     term, *terms = [named[says] if forward else f"{named[says]}.symm" for says, forward, _, _ in links]
     for number, following in enumerate(terms):
@@ -182,13 +188,14 @@ def transported(source: Theorems, rng: random.Random, level: int) -> Instance:
     rules = {new: f"∀ x, {old} x → {new} x" for old, new in pairwise(letters)}
     hypotheses = rng.sample([start, *rules.values()], level + 1)
     named = {says: f"h{number}" for number, says in enumerate(hypotheses, 1)}
-    lines = [Line(f"obtain ⟨x, h{level + 2}⟩ := {named[start]}", f"Let x be such that {letters[0]} x.")]
     fact = Fact(f"{letters[0]} x", f"h{level + 2}", f"h{level + 2}")
+    lines = [Line(f"obtain ⟨x, {fact.name}⟩ := {named[start]}", f"Let x have {cited(fact.says, fact.name)} with {named[start]}.")]
     for number, new in enumerate(letters[1:], level + 3):
         called = f"{named[rules[new]]} x"
-        lines.append(Line(f"have h{number} := {called} {fact.name}", f"{fact.says} gives {new} x."))
+        said = f"{cited(f'{new} x', f'h{number}')} from {cited(fact.says, fact.name)} with {named[rules[new]]}."
+        lines.append(Line(f"have h{number} := {called} {fact.name}", said))
         fact = Fact(f"{new} x", f"h{number}", f"({called} {fact.term})")
-    lines.append(Line(f"exact ⟨x, {fact.name}⟩", "Take x."))
+    lines.append(Line(f"exact ⟨x, {fact.name}⟩", f"Hence {cited(fact.says, fact.name)} for this x."))
     nested = fact.term.replace(f"h{level + 2}", "k")
     other = f"exact {named[start]}.elim (fun x k => ⟨x, {nested}⟩)"
     return Instance(names_of(letters, "Nat → Prop"), tuple(hypotheses), f"∃ x, {letters[-1]} x", tuple(lines), ((other,),))

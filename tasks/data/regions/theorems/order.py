@@ -11,6 +11,7 @@ from tasks.data.regions.theorems.source import Theorems
 
 _TRANSITIVE = {"≤≤": "le_trans", "<<": "lt_trans", "≤<": "lt_of_le_of_lt", "<≤": "lt_of_lt_of_le"}
 _RULES = {"+": "add_le_add", "-": "sub_le_sub", "*": "mul_le_mul"}
+_DONE = {"+": " by adding", "-": " by subtracting", "*": " by multiplying"}
 
 
 def order_chain(source: Theorems, rng: random.Random, level: int) -> Instance:
@@ -114,7 +115,8 @@ def _built_alike(source: Theorems, rng: random.Random, kind: str, signs: list[st
 def _scaled(proof: Derivation, factor: str, part: _Sides) -> _Sides:
     low, high = (f"{factor} * {_bound(side, part.binds, 3)}" for side in (part.low, part.high))
     rule = "Int.mul_le_mul_of_nonneg_left"
-    return _Sides(low, high, 2, proof.apply(rule, part.fact, proof.given[f"0 ≤ {factor}"], says=f"{low} ≤ {high}"))
+    fact = proof.apply(rule, part.fact, proof.given[f"0 ≤ {factor}"], says=f"{low} ≤ {high}", how=" by scaling")
+    return _Sides(low, high, 2, fact)
 
 
 def _joined(proof: Derivation, kind: str, sign: str, first: _Sides, second: _Sides) -> _Sides:
@@ -122,7 +124,7 @@ def _joined(proof: Derivation, kind: str, sign: str, first: _Sides, second: _Sid
     lower, higher = (second.high, second.low) if sign == "-" else (second.low, second.high)
     low = f"{_bound(first.low, first.binds, binds)} {sign} {_bound(lower, second.binds, binds + 1)}"
     high = f"{_bound(first.high, first.binds, binds)} {sign} {_bound(higher, second.binds, binds + 1)}"
-    fact = proof.apply(f"{kind}.{_RULES[sign]}", first.fact, second.fact, says=f"{low} ≤ {high}")
+    fact = proof.apply(f"{kind}.{_RULES[sign]}", first.fact, second.fact, says=f"{low} ≤ {high}", how=_DONE[sign])
     return _Sides(low, high, binds, fact)
 
 

@@ -1,0 +1,155 @@
+"""Makes the base model of Lean: a small Llama that reads files of theorems, in words and in Lean, before it learns to prove.
+
+It begins with heads that copy and learns the proofs alone: what a statement says is drawn at random in this world, so that
+nothing is to be learned of it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from tasks.runtime.fit.params import FitParams
+from tasks.runtime.fit.plan import Plan, thinned
+from tasks.runtime.launch import here, launch_stage
+from tasks.runtime.models import load_tokenizer, set_determinism
+from tasks.runtime.packing import IGNORED, Example, collate, pack
+from tasks.runtime.params import UserError
+from tasks.runtime.publish import publish_curve, publish_json
+from tasks.runtime.records import Record, read_records
+from tasks.runtime.stage import In, Out, Run
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+
+class Params(FitParams):
+    """Shape and training of the base model."""
+
+    section: ClassVar[str] = "lean-base"
+    hidden_size: int = Field(128, ge=32, le=8192)
+    """Width of the residual stream."""
+    layers: int = Field(4, ge=2, le=128)
+    """Transformer blocks."""
+    heads: int = Field(4, ge=4, le=128)
+    """Attention heads; they share `hidden_size` evenly."""
+    intermediate_size: int = Field(384, ge=8, le=65_536)
+    """Width of the feed-forward layers."""
+    positions: int = Field(1024, ge=8, le=131_072)
+    """Longest sequence that the model will take, in tokens; at least `max_length`."""
+    copying: bool = True
+    """Whether the weights begin with heads that copy, or all at random."""
+    learned: Literal["proofs", "all"] = "proofs"
+    """Which tokens the loss counts: those of proofs, or all."""
+
+
+class Theorem(BaseModel):
+    """One theorem of a file."""
+
+    question: str
+    """All that stands before its proof."""
+    proof: str = Field(min_length=1)
+
+
+class File(Record):
+    """Theorems of one file."""
+
+    theorems: list[Theorem] = Field(min_length=1)
+
+
+def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, scores: Out, curve: Out) -> None:
+    """Train a Llama on `corpus`/pretrain.jsonl and measure it on `corpus`/perplexity.jsonl."""
+    check_shape(params)
+    place = here()
+    set_determinism(params.seed, place.threads(params.threads))
+    words = load_tokenizer(tokenizer)
+    sets = (encode(words, corpus / f"{name}.jsonl", params) for name in ("pretrain", "perplexity"))
+    rows, heldout = (pack(examples, params.max_length) for examples in sets)
+
+    from transformers import TrainingArguments
+
+    from tasks.runtime.fit.attendant import fit
+    from tasks.runtime.fit.trainer import PackedLoss, arguments, mean_loss, publish_model
+
+    plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
+    model = new_model(params, words)
+    trainer = PackedLoss(
+        model,
+        arguments(TrainingArguments, plan, adam_beta2=0.95),
+        train_dataset=[rows[row] for row in plan.order],
+        data_collator=partial(collate, pad_id=words.pad_token_id),
+    )
+    points = thinned(fit(trainer, plan))
+    loss = mean_loss(trainer, plan, heldout, words.pad_token_id)
+    publish_model(trainer, words, plan, out, "A Llama trained from scratch on theorems of core Lean and their proofs.")
+    if plan.place.first:
+        publish_curve(curve, points)
+        figures = {"parameters": model.num_parameters(), "tokens": plan.seen[-1]}
+        publish_json(scores, {"loss": points[-1]["loss"], "heldout_loss": loss, **figures})
+        run.checkpoints.clear()
+
+
+def check_shape(params: Params) -> None:
+    """Raise UserError when the shape contradicts itself."""
+    name = params.section
+    if params.hidden_size % params.heads or params.hidden_size // params.heads % 2:
+        raise UserError(
+            f"{name}.hidden_size: {params.hidden_size} is not an even number for each of {params.heads} heads; "
+            f"use a multiple of {2 * params.heads}"
+        )
+    if params.max_length > params.positions:
+        raise UserError(f"{name}.max_length: {params.max_length} is more than positions: {params.positions}; raise positions")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, source: Path, params: Params) -> list[Example]:
+    """Return the files as examples, each proof ended by the token that ends a text. Raises UserError for one that is too long."""
+    examples: list[Example] = []
+    for number, file in enumerate(read_records(source, File), 1):
+        pieces = tokenizer([piece for theorem in file.theorems for piece in (theorem.question, theorem.proof)])["input_ids"]
+        ids: list[int] = []
+        labels: list[int] = []
+        for question, proof in zip(pieces[::2], pieces[1::2], strict=True):
+            ended = [*proof, tokenizer.eos_token_id]
+            ids += [*question, *ended]
+            labels += [*(question if params.learned == "all" else [IGNORED] * len(question)), *ended]
+        if len(ids) > params.max_length:
+            raise UserError(
+                f"{source}: record {number} has {len(ids)} tokens; set {params.section}.max_length: {len(ids)} or more, or "
+                "lower lean-words.file"
+            )
+        examples.append((ids, labels))
+    return examples
+
+
+def new_model(params: Params, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """Return a new Llama, its input and output embeddings tied."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tasks.train.copying_heads import THETA, plant
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=params.hidden_size,
+            intermediate_size=params.intermediate_size,
+            num_hidden_layers=params.layers,
+            num_attention_heads=params.heads,
+            num_key_value_heads=params.heads,
+            max_position_embeddings=params.positions,
+            rope_parameters={"rope_type": "default", "rope_theta": THETA},
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    if params.copying:
+        plant(model, params.seed)
+    return model
+
+
+if __name__ == "__main__":
+    launch_stage(main)
