@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaAttention
 
 BACK = 3
 """Tokens back that a match takes in."""
@@ -87,7 +88,7 @@ def plant(model: LlamaForCausalLM, seed: int) -> None:
         _carry(plan, layers[1], 2, own, own, -OWN)
 
 
-def _point(plan: Plan, layer: torch.nn.Module, head: int, back: int, constant: float) -> None:
+def _point(plan: Plan, layer: LlamaAttention, head: int, back: int, constant: float) -> None:
     """Have a head look `back` tokens back, whatever stands there: its queries and keys are fixed, apart by that many turns."""
     rows = slice(head * plan.head, (head + 1) * plan.head)
     query, key = layer.q_proj.weight[rows], layer.k_proj.weight[rows]
@@ -99,7 +100,7 @@ def _point(plan: Plan, layer: torch.nn.Module, head: int, back: int, constant: f
         key[pair, 0], key[pair + plan.head // 2, 0] = size * math.cos(angle), size * math.sin(angle)
 
 
-def _carry(plan: Plan, layer: torch.nn.Module, head: int, source: range, target: range, gain: float) -> None:
+def _carry(plan: Plan, layer: LlamaAttention, head: int, source: range, target: range, gain: float) -> None:
     """Have a head write `gain` times the `source` dimensions of what it looks at into the `target` dimensions."""
     size = math.sqrt(abs(gain))
     for row, (one, other) in enumerate(zip(source, target, strict=False), head * plan.head):
@@ -107,7 +108,7 @@ def _carry(plan: Plan, layer: torch.nn.Module, head: int, source: range, target:
         layer.o_proj.weight[other, row] += math.copysign(size, gain)
 
 
-def _match(plan: Plan, layer: torch.nn.Module, head: int, draw: torch.Generator) -> None:
+def _match(plan: Plan, layer: LlamaAttention, head: int, draw: torch.Generator) -> None:
     """Have a head look where the tokens before are those at and before its own place, as far as its still dimensions tell."""
     import torch
 
