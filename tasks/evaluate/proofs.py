@@ -84,6 +84,7 @@ def main(params: Params, run: Run, *, attempts: In, runs: In, records: In, const
         "provers": {name: summary([seed[name] for seed in seeds.values()], params.confidence) for name in params.without},
         "families": by_family(whole, wanted, read_curve(constants)),
         "difficulty": by_difficulty(whole, wanted),
+        "structured": structured(whole, wanted, read_curve(constants)),
         "new": new_proofs(whole, known),
         "longest": longest(whole, wanted),
         "failures": failures(whole, wanted),
@@ -195,6 +196,14 @@ def _proved(seeds: Sequence[Attempts], names: Sequence[str]) -> dict[str, float]
         "proved": fmean(percent(sum(name in first for name in names), len(names)) for first in found),
         "samples": fmean(percent(sum(each), len(each)) for each in own),
     }
+
+
+def structured(seeds: Sequence[Attempts], wanted: Mapping[str, Posed], constants: Rows) -> float:
+    """Return the share of test theorems with a proof that is more than one constant tactic, in percent, mean over seeds."""
+    lone = {("by", tactic) for row in constants for tactic in row}
+    names = {name for name, one in wanted.items() if one.split == SEEN}
+    found = [{one.theorem for one in of if one.verified and code(one.proof) not in lone} for of in seeds]
+    return fmean(percent(len(each & names), len(names)) for each in found) if found else 0.0
 
 
 def new_proofs(seeds: Sequence[Attempts], known: Sequence[Posed]) -> dict[str, Any]:

@@ -6,7 +6,17 @@ import shutil
 import pytest
 
 from tasks.evaluate import proofs, proofs_report
-from tasks.evaluate.proofs import Params, by_difficulty, code, failures, first_proofs, longest, new_proofs, wanted_theorems
+from tasks.evaluate.proofs import (
+    Params,
+    by_difficulty,
+    code,
+    failures,
+    first_proofs,
+    longest,
+    new_proofs,
+    structured,
+    wanted_theorems,
+)
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import write_records
@@ -129,6 +139,16 @@ def test_comments_do_not_make_a_proof_new():
     other = record.model_copy(update={"Other_proofs": [record.Statement + " by omega"]})
     assert new_proofs([[proofs.Attempt(**attempt(record, 1, True, " by omega"))]], [other])["new"] == 0
     assert code(" by\n\n  -- x\n  rfl") == ("by", "rfl")
+
+
+def test_a_tactic_alone_is_told_apart_from_a_proof_with_structure():
+    first, second = chain(11, 1, "test"), chain(12, 2, "test")
+    proofs_ = {first.Name: " by\n  -- see\n  omega", second.Name: " by\n  rw [Nat.add_zero]\n  omega"}
+    rows = [proofs.Attempt(**attempt(one, 1, True, proofs_[one.Name])) for one in (first, second)]
+    wanted = {first.Name: first, second.Name: second}
+    assert structured([rows], wanted, [{"family": "chain", "omega": "0.5"}]) == 50.0
+    assert structured([rows], wanted, [{"family": "chain", "simp": "0.5"}]) == 100.0
+    assert structured([], wanted, []) == 0.0
 
 
 def test_the_longest_proof_and_nothing_where_nothing_was_proved(place):
