@@ -44,6 +44,7 @@ from flows.graph import Graph, RunResult, StageResult, Step
 from flows.host import TOOLS, kept, warm
 from flows.monitoring import Watch
 from flows.pool import Pools
+from flows.ready import Ready
 from flows.redact import redacted
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
@@ -56,6 +57,8 @@ RETRIES = 2
 """How often a stage that lost its process is started again, each time from its last checkpoint."""
 LIGHT_PER_CORE = 4
 """Stages at once for each core, as long as the threads that heavy ones name do not exceed the cores."""
+AHEAD = 256
+"""Tasks begun and not ended: room for as many workers, and for light stages to pass heavy ones that wait for cores."""
 LOOK = 5.0
 """Seconds between two looks at whether somebody pressed Cancel on the page."""
 DRAIN = 10.0
@@ -199,7 +202,11 @@ class Stages:
         self.remote = remote_of(root)
         self.host: Mapping[str, str] = {}
         """What to add to a stage's environment so that it finds the warm process."""
+        self.ahead = max(AHEAD, jobs or 0)
+        """Most tasks that are begun and not ended: each is a thread, most of them waiting for their turn."""
         self.outcomes: dict[str, Outcome] = {}
+        self.blocked: dict[str, str] = {}
+        """For a stage that was not run the one further up that did not finish."""
         self.finished = False
         self.interrupted = False
 
@@ -224,27 +231,45 @@ class Stages:
         return list(dict.fromkeys([self.profile, *self.graph.studies, commit, *flow_run.tags]))
 
     def _all(self) -> None:
-        """Submit every stage and wait until the last has ended, also when the run is stopped."""
+        """Submit every stage when its turn comes and wait until the last has ended, also when the run is stopped."""
         futures = dict[str, PrefectWrappedFuture[Any, Any]]()
+        steps = {step.stage.name: step for step in self.steps}
+        ready, running, looked = (
+            Ready(list(steps), self.graph.needs),
+            dict[concurrent.futures.Future[Any], str](),
+            time.monotonic(),
+        )
         try:
-            for step in self.steps:
-                needs = [allow_failure(futures[name]) for name in self.graph.needs[step.stage.name] if name in futures]
-                futures[step.stage.name] = cast(
-                    PrefectWrappedFuture[Any, Any], self._task(step).submit(return_state=False, wait_for=needs)
-                )
-            self._wait([future.wrapped_future for future in futures.values()])
+            while True:
+                while len(running) < self.ahead and (name := ready.take()) is not None:
+                    futures[name] = self._submit(steps[name], futures)
+                    running[futures[name].wrapped_future] = name
+                if not running:
+                    break
+                for future in concurrent.futures.wait(running, LOOK, concurrent.futures.FIRST_COMPLETED).done:
+                    ready.ended(running.pop(future))
+                if time.monotonic() - looked >= LOOK:
+                    looked = time.monotonic()
+                    self._look()
         except KeyboardInterrupt:
             self.interrupted = True
             get_run_logger().warning("Stopping: the stages write their checkpoints")
         finally:
-            running = [future.wrapped_future for future in futures.values()]
-            if not all(future.done() for future in running):
+            if running:
                 self.children.stop()
             concurrent.futures.wait(running)
             self.finished = True
 
+    def _submit(self, step: Step, futures: Mapping[str, PrefectWrappedFuture[Any, Any]]) -> PrefectWrappedFuture[Any, Any]:
+        """Start the task of a stage; what it needs has ended, and is named for the edges on the page."""
+        needs = [allow_failure(futures[name]) for name in self.graph.needs[step.stage.name] if name in futures]
+        return cast(PrefectWrappedFuture[Any, Any], self._task(step).submit(return_state=False, wait_for=needs))
+
     def result(self) -> RunResult:
         """Return how every stage ended, in the order of the plan."""
+        for step in self.steps:
+            if step.stage.name not in self.outcomes and (blocker := self._blocker(step.stage.name)):
+                self.blocked[step.stage.name] = blocker
         return RunResult(tuple(self._row(step) for step in self.steps))
 
     def _task(self, step: Step) -> Task[[], State[Any]]:
@@ -265,6 +290,7 @@ class Stages:
         """Be the task of one stage: run it if it is stale and nothing it needs has failed."""
         name = step.stage.name
         if blocker := self._blocker(name):
+            self.blocked[name] = blocker
             return Failed(name="Blocked", message=f"not run: {blocker} did not finish")
         if not step.stale:
             self.outcomes[name] = Outcome("cached", detail="unchanged")
@@ -310,10 +336,10 @@ class Stages:
         return max((int(body.get("threads", 0)) for body in sections if isinstance(body, Mapping)), default=0)
 
     def _blocker(self, name: str) -> str | None:
-        """Return the stage further up that failed or was stopped, or None when `name` can run."""
+        """Return the stage further up that failed or was stopped, or None when `name` can run; what it needs has been asked."""
         for needed in self.graph.needs[name]:
             ended = self.outcomes.get(needed)
-            blocker = self._blocker(needed) if ended is None else needed if ended.ending not in FINE else None
+            blocker = self.blocked.get(needed) if ended is None else needed if ended.ending not in FINE else None
             if blocker is not None:
                 return blocker
         return None
@@ -338,13 +364,12 @@ class Stages:
         ran = sum(row.state == "completed" for row in rows)
         return Completed(message=f"{ran} stages run, {len(rows) - ran} unchanged")
 
-    def _wait(self, futures: list[concurrent.futures.Future[Any]]) -> None:
-        """Wait for all tasks; look now and then whether the run was cancelled on the page, which only marks it there."""
+    def _look(self) -> None:
+        """See whether the run was cancelled on the page, which only marks it there, and stop it then."""
         client, run_id = get_client(sync_client=True), cast(Any, flow_run.id)
-        while concurrent.futures.wait(futures, timeout=LOOK).not_done:
-            run = self.page.show("the run's state", lambda: client.read_flow_run(run_id))
-            if run is not None and run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled()):
-                self.children.stop()
+        run = self.page.show("the run's state", lambda: client.read_flow_run(run_id))
+        if run is not None and run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled()):
+            self.children.stop()
 
 
 def _flow_of(work: Stages, profile: str | None) -> Flow[..., State[Any]]:
