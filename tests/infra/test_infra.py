@@ -44,7 +44,12 @@ def test_the_site_listens_on_loopback_alone_and_holds_no_secret():
     services = YAML(typ="safe").load((INFRA / "compose.yaml").read_text())["services"]
     ports = [port for service in services.values() for port in service.get("ports", ())]
     assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+    told_to = "${TEMPER_ADDRESS:-127.0.0.1}:443:"
+    assert [name for name, body in services.items() if any(port.startswith(told_to) for port in body.get("ports", ()))] == [
+        "proxy"
+    ]
+    assert all(port.startswith(("127.0.0.1:", told_to)) for port in ports)
+    assert services["proxy"]["profiles"] == ["tls"], "it is started by who asks for it"
     told = {
         (name, key): value
         for name, service in services.items()
