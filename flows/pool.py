@@ -28,6 +28,7 @@ from flows import history
 from flows.follow import Told, Watch, ending
 from flows.graph import Graph, Stage
 from flows.pulse import patience, patiently
+from flows.redact import redacted
 from flows.remote import DONE, TransferError, entries, record, transfer, wanted
 from flows.remote import stage as stage_flow
 from flows.stage import Children, Outcome
@@ -200,4 +201,7 @@ def _remote(root: Path) -> str:
             raise UserError(
                 "data reaches the workers through a DVC remote, and none is set: dvc remote add -d NAME s3://BUCKET/PATH"
             )
-        return str(repo.config["remote"][name]["url"])
+        url = str(repo.config["remote"][name]["url"])
+        if redacted(url) != url:
+            raise UserError(f"the DVC remote {name} has a secret in its address, which all would see: use the environment")
+        return url

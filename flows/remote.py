@@ -34,6 +34,7 @@ from flows.artifacts import Page, Shown
 from flows.gpus import Stopped, lent
 from flows.graph import Stage, load_graph
 from flows.pulse import Beat, dismissed, patiently
+from flows.redact import redacted
 from flows.stage import Children, Outcome, attempt
 from tasks.runtime.host import HOST
 from tasks.runtime.lease import Lease
@@ -240,7 +241,7 @@ def transfer(root: Path, way: str, *targets: str, tools: str | None = None) -> N
             return
     errors = [line.removeprefix("ERROR: ") for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
     said = "; ".join(dict.fromkeys(errors[:1] + errors[-1:])) or f"it ended with {done.returncode}"
-    raise TransferError(f"dvc {way} {' '.join(targets)}: {said}; what was made is kept, the same command goes on")
+    raise TransferError(redacted(f"dvc {way} {' '.join(targets)}: {said}; what was made is kept, the same command goes on"))
 
 
 def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

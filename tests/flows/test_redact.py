@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from flows.graph import load_graph
 from flows.overlay import effective_params
+from flows.pool import Pools
 from flows.redact import MASK, redacted
 from flows.sections import check_sections
 from tasks.runtime.params import UserError
+from tests.flows.checkout import make_checkout
 
 
 @pytest.mark.parametrize(
@@ -74,3 +76,11 @@ def test_a_secret_among_the_params_is_refused_without_saying_it(build, tmp_path,
     with pytest.raises(UserError, match=r"params.yaml: count.endpoint: holds a secret; .*by the environment") as refusal:
         check_sections(graph, root, params, graph.stages)
     assert secret not in str(refusal.value)
+
+
+def test_a_remote_with_a_password_in_its_address_is_not_sent_to_the_workers(tmp_path):
+    root, password = make_checkout(tmp_path / "c"), secrets.token_hex(12)
+    (root / ".dvc/config.local").write_text(f"[core]\nremote = s\n['remote \"s\"']\nurl = https://me:{password}@host/data\n")
+    with pytest.raises(UserError, match="the DVC remote s has a secret in its address") as refusal:
+        Pools(root, load_graph(root, {"work": {}}), {})
+    assert password not in str(refusal.value)
