@@ -110,10 +110,13 @@ def run(
     Example: [bold]temper run --profile local-model --set base.path=models/mine --set prompts.path=prompts.jsonl[/]
     """
     from flows import show
+    from flows.locks import recover
     from flows.overlay import applied
 
     root = checkout()
     with held(root), interruptible():
+        for notice in recover(root):
+            show.warn(notice)
         prepared = prepare(root, stages, profile, sets)
         planned = prepared.plan(prepared.forced(bool(stages)) if force else (), for_run=True)
         if not any(step.stale for step in planned):

@@ -1,15 +1,12 @@
 """What can be wrong with a machine or a checkout, found before it costs a run: each finding with its remedy.
 
-`mend` does only what loses nothing: it drops locks whose holder is dead, puts params.yaml back, moves damaged checkpoints
-aside, and removes cache objects that are not what their name says, so that DVC makes them again.
+`mend` does only what loses nothing: it drops locks whose holder is dead, puts params.yaml back, and moves what is damaged aside:
+checkpoints, entries of dvc.lock, cache objects, outs. What has a sound copy is put back from it, the rest DVC makes again.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -25,15 +22,17 @@ from typing import Literal
 
 import psutil
 
-from flows import history
+from flows import history, locks, sound
 from flows.overlay import BEFORE, RUN_LEASE, effective_params, put_back
 from tasks.runtime.checkpoint import damage
+from tasks.runtime.extensions import stale_locks
+from tasks.runtime.lease import sound_token
 from tasks.runtime.params import UserError
 
 State = Literal["ok", "note", "fault", "mended"]
 CONSTRAINTS = Path("infra/constraints.txt")
 CHECKPOINTS = Path(".temper/checkpoints")
-DAMAGED = Path(".temper/damaged")
+LEASES = Path(".temper/work")
 LEAN = Path(".temper/lean")
 FREE_GIB = 5.0
 RECENT = 50
@@ -49,19 +48,20 @@ class Finding:
     state: State
     found: str
     remedy: str = ""
-    repair: Callable[[], None] | None = None
+    repair: Callable[[], str | None] | None = None
+    """Mends it without losing what is sound; may say what came of it."""
 
 
 def examine(root: Path, *, deep: bool = False) -> list[Finding]:
     """Look at everything; `deep` hashes every cache object instead of the most recent ones. Changes nothing."""
-    busy = _holder(root / RUN_LEASE / "lease")
+    busy = locks.holder(root / RUN_LEASE / "lease")
     findings = [_code(root), *_pins(root), _cores(root), _disk(root), _gpus(), _prefect(), _lean(root)]
-    findings += [_pipeline(root), *_dvc_locks(root)]
+    findings += [*_builds(), *_dvc_locks(root)]
     if busy:
         findings.append(Finding("run", "note", f"in progress: {busy}; its files are not looked at"))
-    else:
-        findings += [*_params(root), *_drafts(root), *_checkpoints(root)]
-    return [*findings, *_cache(root, deep)]
+        return [*findings, _pipeline(root), *_cache(root, deep)]
+    findings += [*_params(root), *_lockfiles(root), *_leases(root), *_drafts(root), *_checkpoints(root)]
+    return [*findings, *_cache(root, deep), *_outs(root, deep)]
 
 
 def mend(findings: Iterable[Finding]) -> list[Finding]:
@@ -69,8 +69,8 @@ def mend(findings: Iterable[Finding]) -> list[Finding]:
     after = []
     for finding in findings:
         if finding.repair is not None:
-            finding.repair()
-            finding = replace(finding, state="mended", remedy="")
+            came = finding.repair()
+            finding = replace(finding, state="mended", found=f"{finding.found}: {came}" if came else finding.found, remedy="")
         after.append(finding)
     return after
 
@@ -182,68 +182,71 @@ def _pipeline(root: Path) -> Finding:
 
 def _dvc_locks(root: Path) -> Iterator[Finding]:
     """Look at DVC's two locks: one the kernel frees by itself, and a list of process ids that a killed DVC leaves behind."""
-    if holder := _holder(root / ".dvc/tmp/lock"):
-        yield Finding("dvc lock", "note", f"DVC is at work: {holder}")
-    place = root / ".dvc/tmp/rwlock"
-    try:
-        text = place.read_text(encoding="utf-8")
-        holders = _rwlock_holders(json.loads(text))
-    except FileNotFoundError:
-        yield Finding("dvc rwlock", "ok", "free")
-        return
-    except (ValueError, KeyError, TypeError, AttributeError):
-        yield Finding("dvc rwlock", "fault", f"{place.relative_to(root)} is damaged: DVC refuses to start", REPAIR, place.unlink)
-        return
-    dead = sorted(pid for pid in holders if not _alive(pid, place.stat().st_mtime))
-    if dead:
+    if at_work := locks.holder(root / ".dvc/tmp/lock"):
+        yield Finding("dvc lock", "note", f"DVC is at work: {at_work}")
+    if locks.holders_fault(root):
+        found = f"{locks.RWLOCK} is damaged: DVC refuses to start"
+        yield Finding("dvc rwlock", "fault", found, REPAIR, partial(locks.forget_holders, root))
+    elif dead := locks.dead_holders(root):
         found = f"held by {', '.join(map(str, dead))}, which no longer runs"
-        yield Finding("dvc rwlock", "fault", found, REPAIR, partial(_release, place, dead))
+        yield Finding("dvc rwlock", "fault", found, REPAIR, partial(locks.release, root, dead))
     else:
-        yield Finding("dvc rwlock", "ok", f"held by {', '.join(map(str, sorted(holders)))}" if holders else "free")
+        living = sorted(locks.holders(root)) if (root / locks.RWLOCK).exists() else []
+        yield Finding("dvc rwlock", "ok", f"held by {', '.join(map(str, living))}" if living else "free")
 
 
-def _rwlock_holders(lock: dict[str, dict]) -> set[int]:
-    readers = [info for infos in lock.get("read", {}).values() for info in infos]
-    return {int(info["pid"]) for info in [*readers, *lock.get("write", {}).values()]}
+def _lockfiles(root: Path) -> Iterator[Finding]:
+    """Look at every dvc.lock: whether it can be read, and whether it says what the run cache says."""
+    faults = 0
+    for place in locks.lock_files(root):
+        name = place.relative_to(root)
+        if fault := locks.lock_fault(place):
+            faults += 1
+            yield Finding("dvc.lock", "fault", f"{name}: {fault}", f"{REPAIR}, then temper run", partial(_rebuild, root, place))
+            continue
+        for stage, where in locks.misread(root, place):
+            faults += 1
+            found = f"{name}: the entry of {stage} is one character off the run cache: ...{where}..."
+            yield Finding("dvc.lock", "fault", found, f"{REPAIR}, then temper run", partial(locks.drop, root, place, stage))
+    if not faults:
+        yield _pipeline(root)
 
 
-def _release(place: Path, dead: list[int]) -> None:
-    """Take the dead holders out of DVC's list, and leave the living."""
-    lock = json.loads(place.read_text(encoding="utf-8"))
-    write = {path: info for path, info in lock.get("write", {}).items() if info["pid"] not in dead}
-    read = {path: [info for info in infos if info["pid"] not in dead] for path, infos in lock.get("read", {}).items()}
-    place.write_text(
-        json.dumps({"write": write, "read": {path: infos for path, infos in read.items() if infos}}), encoding="utf-8"
-    )
+def _rebuild(root: Path, place: Path) -> str:
+    lost = locks.rebuild(root, place)
+    return f"left out: {', '.join(lost)}, which the run cache puts back" if lost else "every entry could be read"
 
 
-def _alive(pid: int, since: float) -> bool:
-    """Tell whether `pid` still is the process that it was at `since`: numbers are used again."""
-    try:
-        return psutil.Process(pid).create_time() <= since + 1
-    except psutil.NoSuchProcess:
-        return False
+def _leases(root: Path) -> Iterator[Finding]:
+    """Look at the leases of stages: the kernel's lock on one goes with its holder, so only its text can be damaged."""
+    places = sorted((root / LEASES).rglob("lease"))
+    bad = [place for place in places if not sound_token(place) and locks.holder(place) is None]
+    for place in bad:
+        yield Finding(
+            "lease",
+            "fault",
+            f"{place.relative_to(root)} does not say who held it",
+            REPAIR,
+            partial(place.unlink, missing_ok=True),
+        )
+    if not bad:
+        yield Finding("leases", "ok", f"{len(places)}, none left behind")
 
 
-def _holder(place: Path) -> str | None:
-    """Return what a lock file says of its holder when the kernel still has it locked, else None."""
-    if not place.exists():
-        return None
-    with place.open("r+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "a process that has not given its number"
-    return None
+def _builds() -> Iterator[Finding]:
+    """Find locks of killed builds of deepspeed's operators, which every later build would wait for."""
+    for lock in stale_locks():
+        found = f"{lock}: a build was killed, the next one would wait for ever"
+        yield Finding("operators", "fault", found, REPAIR, partial(lock.unlink, missing_ok=True))
 
 
 def _params(root: Path) -> Iterator[Finding]:
     if (root / BEFORE).exists():
         found = "params.yaml still holds the overlay of a killed run"
-        yield Finding("params", "fault", found, f"any temper command puts it back; or {REPAIR}", partial(_put_back, root))
+        yield Finding("params", "fault", found, f"any temper command puts it back; or {REPAIR}", partial(_restore_params, root))
 
 
-def _put_back(root: Path) -> None:
+def _restore_params(root: Path) -> None:
     put_back(root)
 
 
@@ -265,17 +268,17 @@ def _remove(paths: list[Path]) -> None:
 
 
 def _checkpoints(root: Path) -> Iterator[Finding]:
-    places = sorted((root / CHECKPOINTS).glob("*/*/step-*"))
+    places = sorted(path for path in (root / CHECKPOINTS).rglob("step-*") if path.is_dir())
     faults = {place: fault for place in places if (fault := damage(place))}
     for place, fault in faults.items():
         found = f"{place.relative_to(root)}: {fault}"
-        yield Finding("checkpoint", "fault", found, f"{REPAIR} moves it to {DAMAGED}", partial(_move_aside, root, place))
+        yield Finding("checkpoint", "fault", found, f"{REPAIR} moves it to {locks.DAMAGED}", partial(_move_aside, root, place))
     if not faults:
         yield Finding("checkpoints", "ok", f"{len(places)} whole")
 
 
 def _move_aside(root: Path, place: Path) -> None:
-    aside = root / DAMAGED / place.relative_to(root / CHECKPOINTS)
+    aside = root / locks.DAMAGED / place.relative_to(root / CHECKPOINTS)
     aside.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(aside, ignore_errors=True)
     place.rename(aside)
@@ -283,17 +286,18 @@ def _move_aside(root: Path, place: Path) -> None:
 
 def _cache(root: Path, deep: bool) -> Iterator[Finding]:
     """Hash cache objects: DVC trusts their names, and would put a damaged one back as if it were the out."""
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        folder = Path(repo.cache.local.path)
+    folder = sound.cache_folder(root)
     stats = {path: path.stat() for path in folder.glob("??/*")}
     objects = sorted(stats, key=lambda path: stats[path].st_mtime, reverse=True)
     looked = objects if deep else objects[:RECENT]
-    bad = [path for path in looked if md5(path) != path.parent.name + path.name.removesuffix(".dir")]
+    bad = [path for path in looked if sound.md5(path) != path.parent.name + path.name.removesuffix(".dir")]
     for path in bad:
         yield Finding(
-            "cache", "fault", f"{path} does not have the content of its name", f"{REPAIR}, then temper run", path.unlink
+            "cache",
+            "fault",
+            f"{path} does not have the content of its name",
+            f"{REPAIR}, then temper run",
+            partial(sound.renew, root, path),
         )
     size = f"{sum(stat.st_size for stat in stats.values()) / 2**30:.1f} GiB"
     rest = "" if deep or len(looked) == len(objects) else "the newest, --deep looks at all; "
@@ -303,7 +307,16 @@ def _cache(root: Path, deep: bool) -> Iterator[Finding]:
         )
 
 
-def md5(path: Path) -> str:
-    """Return the MD5 of a file's content, by which DVC names it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def _outs(root: Path, deep: bool) -> Iterator[Finding]:
+    """Hash what the stages made against dvc.lock, once each; `deep` also what was hashed before and not written since."""
+    bad = sound.damaged(root, deep=deep)
+    for one in bad:
+        yield Finding("out", "fault", str(one), f"{REPAIR}, then temper run", partial(_put_back, root, one))
+    if not bad:
+        yield Finding("outs", "ok", "as the stages made them")
+
+
+def _put_back(root: Path, bad: sound.Damage) -> str:
+    if sound.put_back(root, bad):
+        return "put back from the cache"
+    return f"set aside; {bad.stage} runs again"

@@ -54,8 +54,11 @@ KILLED = 128 + 9
 
 @contextmanager
 def warm(root: Path, stages: int) -> Iterator[Mapping[str, str]]:
-    """Keep a host for a run of so many `stages`, and yield what to add to their environment to find it."""
-    if stages < WORTH or sys.platform != "linux":
+    """Keep a host for a run of so many `stages`, and yield what to add to their environment to find it.
+
+    One that the environment names already is used as it is.
+    """
+    if stages < WORTH or sys.platform != "linux" or os.environ.get(HOST):
         yield {}
         return
     with kept(root, "host") as place:

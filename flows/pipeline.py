@@ -36,7 +36,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import Task
 from prefect.utilities.annotations import allow_failure
 
-from flows import history, monitoring, studies
+from flows import history, monitoring, sound, studies
 from flows.addresses import of_run, remote_of, served_at
 from flows.artifacts import Page, Shown, scores_of
 from flows.gpus import Stopped, devices, lent
@@ -117,6 +117,7 @@ def temper(
     This is what a deployment runs: started from the page, by a schedule or an event, in the process of a worker. It waits for
     a run that somebody has started by hand.
     """
+    from flows import locks
     from flows.cli import prepare
     from flows.overlay import applied, recover
     from tasks.runtime.stage import die_with_parent
@@ -125,6 +126,7 @@ def temper(
     root = Path.cwd()
     recover(root)
     with _turn(root):
+        locks.recover(root)
         try:
             prepared = prepare(root, stages, profile, sets)
         except UserError as error:
@@ -296,6 +298,10 @@ class Stages:
             self.outcomes[name] = Outcome("cached", detail="unchanged")
             return Completed(name="Cached", message="unchanged")
         logger = get_run_logger()
+        if lost := sound.mend_inputs(self.root, step.stage.deps):
+            again = f"run again, and {lost[0].stage} makes it anew"
+            self.outcomes[name] = Outcome("failed", detail=f"{lost[0]}, and no copy of it is sound; {again}")
+            return Failed(message=self.outcomes[name].detail)
         section = self.params.get(step.stage.section or "") or {}
         if self.pools:
             with self.watch.pace(name, section):

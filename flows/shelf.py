@@ -27,6 +27,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
 
 from flows import history
+from tasks.runtime.chaos import reach
 from tasks.runtime.checkpoint import sha256
 from tasks.runtime.params import UserError, read_yaml
 
@@ -137,6 +138,7 @@ class Shelf:
         if not new and self._holds(key, entry):
             return
         more = {"Metadata": {"sha256": entry["sha256"]}, "ChecksumAlgorithm": "SHA256"}
+        reach("push", source.name)
         self._s3.upload_file(str(source), self.bucket, key, ExtraArgs=more, Config=how)
 
     def _holds(self, key: str, entry: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import threading
@@ -28,7 +29,7 @@ from flows.graph import Stage
 from flows.redact import redacted
 from tasks.runtime import progress
 from tasks.runtime.params import label
-from tasks.runtime.stage import PREEMPTED
+from tasks.runtime.stage import FINISHED, PREEMPTED, WORK
 
 LOGS = Path(".temper/logs")
 TICK = 2.0
@@ -166,7 +167,10 @@ def attempt(
                 say(line)
         _look(place, watch)
         code = process.wait()
-    return account(code, transcript, time.monotonic() - started, children.stopping)
+    ended = account(code, transcript, time.monotonic() - started, children.stopping)
+    if ended.ending in ("completed", "cached"):
+        _forget(root, stage)
+    return ended
 
 
 def account(code: int, transcript: Transcript, seconds: float, stopping: bool = False) -> Outcome:
@@ -184,6 +188,12 @@ def account(code: int, transcript: Transcript, seconds: float, stopping: bool = 
         hint = ": out of memory, or killed by hand" if number == signal.SIGKILL else ""
         return Outcome("preempted", seconds, inner, f"killed by signal {number}{hint}; last line: {reason}", transcript.ran)
     return Outcome("failed", seconds, inner, reason, transcript.ran)
+
+
+def _forget(root: Path, stage: Stage) -> None:
+    """Remove the checkpoints that a stage kept until DVC had recorded its outs."""
+    for section in {key.split(".")[0] for key in stage.param_keys}:
+        shutil.rmtree(root / WORK / FINISHED / label(section, stage.cell), ignore_errors=True)
 
 
 def _arguments(stage: str, force: bool) -> list[str]:

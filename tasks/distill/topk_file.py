@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tasks.runtime.chaos import reach
 from tasks.runtime.params import UserError
 
 HEADER, DIGEST = 1024, 32
@@ -124,6 +125,7 @@ class Writer:
         self._columns.ids_NKW[start:stop] = octets[..., : self.header.id_bytes]
         self._columns.probs_NK[start:stop] = np.rint(probs_NK.astype(np.float64) * UNITS).astype(np.uint16)
         self.done = stop
+        reach("topk")
         full = self.header.blocks if stop == self.header.positions else stop // self.header.block
         for block in range(start // self.header.block, full):
             self._seal(block)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from tasks.rlhf.ppo_params import PPOParams
 from tasks.rlhf.reward import Reward, check_varied
 from tasks.rlhf.rollout import Played, TokenMask, masks, play, scored
+from tasks.runtime.chaos import reach
 from tasks.runtime.checkpoint import Checkpoints
-from tasks.runtime.launch import Place
+from tasks.runtime.launch import Place, check_place
 from tasks.runtime.models import derive, set_determinism
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish, publish_curve, publish_json
@@ -63,10 +64,12 @@ class Task:
 
 def optimise(learner: Learner, task: Task) -> list[dict[str, float]]:
     """Do the iterations that are still to do; return the scores of all. Every process must call it."""
+    check_place(task.run.checkpoints.folder, task.place)
     if done := task.done():
         learner.load(task.states.place(done))
     for number in range(done + 1, task.params.iterations + 1):
         scores = iterate(learner, task, number)
+        reach("step")
         seal(learner, task, number, scores)
     places = [task.models.place(number) for number in range(1, task.params.iterations + 1)]
     return [json.loads((place / "scores.json").read_text(encoding="utf-8")) for place in places]

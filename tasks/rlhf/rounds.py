@@ -19,6 +19,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, Field
 
+from tasks.runtime.chaos import reach
 from tasks.runtime.checkpoint import Checkpoints
 from tasks.runtime.params import StageParams
 from tasks.runtime.publish import publish, publish_curve
@@ -101,6 +102,7 @@ def train(task: Task[P], iterate: Iterate[P], seed: int) -> None:
             before = task.policy if number == 1 else done.place(number - 1) / "model"
             with done.save(number) as draft:
                 iterate(task, seed, number, before, draft)
+                reach("step")
 
 
 def summary(rows: Mapping[int, Sequence[Row]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.runtime.chaos import reach
 from tasks.runtime.publish import remove, sync
 
 MANIFEST = "manifest.json"
@@ -22,30 +23,37 @@ MARKER = "complete"
 class Checkpoints:
     """The checkpoints of one stage identity, numbered by step."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use `folder`, which need not exist yet."""
-        self.folder = folder
+    def __init__(self, folder: Path, finished: Path | None = None) -> None:
+        """Use `folder`, which need not exist yet; `finished` is where they wait to be forgotten once they are cleared."""
+        self.folder, self.finished = folder, finished
 
     @contextmanager
     def save(self, step: int) -> Iterator[Path]:
-        """Yield a draft folder to fill; it becomes checkpoint `step` when the block ends without an error."""
+        """Yield a draft folder to fill; it becomes checkpoint `step` when the block ends without an error, else it goes."""
         draft = self.folder / f"draft-{step:08d}"
         remove(draft)
         draft.mkdir(parents=True)
-        yield draft
-        self.seal(draft, step)
+        try:
+            yield draft
+            self.seal(draft, step)
+        except BaseException:
+            remove(draft)
+            raise
 
     def seal(self, draft: Path, step: int) -> Path:
         """Turn a filled folder on the same disk into checkpoint `step`: hash, flush, rename, then write the marker."""
+        reach("checkpoint")
         hashes = {str(path.relative_to(draft)): sha256(path) for path in sorted(draft.rglob("*")) if path.is_file()}
         (draft / MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
         sync(draft)
         place = self.place(step)
         remove(place)
         draft.replace(place)
+        reach("checkpoint.unmarked")
         (place / MARKER).write_text("", encoding="utf-8")
         sync(place / MARKER)
         sync(self.folder)
+        reach("checkpoint.sealed")
         return place
 
     def place(self, step: int) -> Path:
@@ -73,8 +81,24 @@ class Checkpoints:
             remove(place)
 
     def clear(self) -> None:
-        """Remove every checkpoint of this identity, once its out is published."""
-        remove(self.folder)
+        """Give up every checkpoint of this identity, once its outs are published.
+
+        Until DVC has recorded the outs, a kill would cost all that made them: so they are moved aside; `revive` takes them back.
+        """
+        if self.finished is not None and self.folder.exists():
+            remove(self.finished)
+            self.finished.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.replace(self.finished)
+        else:
+            remove(self.folder)
+
+    def revive(self) -> None:
+        """Take back what an earlier run of this identity had finished with, and forget what others of the stage had."""
+        assert self.finished is not None
+        if self.finished.exists() and not self.folder.exists():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.finished.replace(self.folder)
+        remove(self.finished.parent)
 
 
 def damage(place: Path) -> str | None:

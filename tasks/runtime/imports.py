@@ -12,7 +12,10 @@ from tasks.runtime.params import UserError
 ROOT = Path(__file__).resolve().parents[2]
 PLUMBING = {
     f"tasks.runtime.{name}"
-    for name in ("checkpoint", "host", "imports", "launch", "lease", "manifest", "progress", "seeds", "stage", "together")
+    for name in (
+        *("chaos", "checkpoint", "extensions", "host", "imports", "launch", "lease", "manifest", "progress", "seeds", "stage"),
+        "together",
+    )
 }
 """Modules that carry a stage without being able to change its numbers: editing them makes nothing stale."""
 

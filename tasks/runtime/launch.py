@@ -24,6 +24,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from tasks.runtime.checkpoint import Checkpoints
+from tasks.runtime.extensions import stale_locks
 from tasks.runtime.imports import ROOT
 from tasks.runtime.params import UserError
 from tasks.runtime.stage import FAILED, PREEMPTED, REFUSED, die_with_parent, run_stage
@@ -81,6 +83,29 @@ class Place:
             )
         micro = max(size for size in range(1, max(1, min(most, share)) + 1) if share % size == 0)
         return micro, share // micro
+
+
+def check_place(checkpoints: Path, place: Place) -> None:
+    """Raise UserError when a run was begun in another place, whose checkpoints below `checkpoints` this one cannot read.
+
+    ZeRO cuts the state of the optimizer in as many pieces as there are processes. To begin anew would lose the work in silence.
+    """
+    others = sorted(path for path in checkpoints.glob("zero*x*") if path.name != place.name)
+    if not others or _reached(checkpoints / place.name):
+        return
+    for other in others:
+        if step := _reached(other):
+            zero, processes = other.name.removeprefix("zero").split("x")
+            raise UserError(
+                f"step {step} was reached by {processes} processes with ZeRO-{zero}, whose checkpoints {place.processes} with "
+                f"ZeRO-{place.zero} cannot read; set TEMPER_PROCESSES={processes} TEMPER_ZERO={zero} to go on, "
+                f"or remove {other} to begin anew"
+            )
+
+
+def _reached(folder: Path) -> int:
+    """Return the last step that is in a whole checkpoint of a place; 0 for none."""
+    return max((step for kept in (folder, folder / "states") for step in Checkpoints(kept).steps()), default=0)
 
 
 def here() -> Place:
@@ -170,6 +195,10 @@ def launch_stage(main: Callable[..., None]) -> None:
 def _supervise(command: list[str], module: str) -> int:
     """Run the launcher as a child and return the exit code of the stage; SIGTERM goes to the processes that train."""
     die_with_parent()
+    if "--hostfile" not in command:  # another host may be building in a shared home
+        for lock in stale_locks():
+            print(f"{module}: a build of an operator was killed; its lock {lock} is removed", file=sys.stderr)
+            lock.unlink(missing_ok=True)
     # deepspeed builds an operator with ninja, which stands beside this Python even where no environment is activated
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     # accelerate would set a number of threads of its own where this is missing
@@ -179,8 +208,9 @@ def _supervise(command: list[str], module: str) -> int:
     code = child.wait()
     if code in (0, FAILED, REFUSED, PREEMPTED):
         return code
-    print(f"{module}: a process of the group was ended by signal {-code if code < 0 else 256 - code}", file=sys.stderr)
-    return FAILED
+    number = -code if code < 0 else 256 - code  # the launcher ends with the code of the process, as eight bits have it
+    print(f"{module}: a process of the group was ended by signal {number}", file=sys.stderr)
+    return 128 + number if number in set(signal.Signals) else FAILED
 
 
 def _terminate(launcher: int, module: str) -> None:

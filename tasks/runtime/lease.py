@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import zlib
 from pathlib import Path
 from types import TracebackType
 
@@ -31,18 +32,18 @@ class Lease:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = self.path.read_text(encoding="utf-8").strip() or "another process"
+            holder = self.path.read_bytes().partition(b"\n")[0].decode(errors="replace").strip() or "another process"
             os.close(self._descriptor)
             raise UserError(f"{self.who} is already being run by {holder}; wait for it or stop it") from None
         self.token = self._newest() + 1
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{self.token} pid {os.getpid()}\n".encode(), 0)
+        os.pwrite(self._descriptor, _told(f"{self.token} pid {os.getpid()}".encode()), 0)
         os.fsync(self._descriptor)
         return self
 
     def check(self) -> None:
         """Raise RuntimeError when a later holder has taken the lease, for example after the folder was removed."""
-        if not self.path.exists() or int(self.path.read_text(encoding="utf-8").split()[0]) != self.token:
+        if not self.path.exists() or self._newest() != self.token or not os.path.samestat(self.path.stat(), self._stat()):
             raise RuntimeError(f"{self.who}: lease {self.token} on {self.path.parent} was lost to a later holder")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -53,3 +54,16 @@ class Lease:
         """Return the token of the last holder; a damaged file counts as none, the kernel's lock is what excludes."""
         first = os.pread(self._descriptor, 64, 0).split()[:1]
         return int(first[0]) if first and first[0].isdigit() else 0
+
+    def _stat(self) -> os.stat_result:
+        return os.fstat(self._descriptor)
+
+
+def sound_token(place: Path) -> bool:
+    """Tell whether a lease file holds what a holder wrote: its token and number, and on a second line their checksum."""
+    content = place.read_bytes()
+    return content == _told(content.partition(b"\n")[0])
+
+
+def _told(line: bytes) -> bytes:
+    return b"%s\n%08x\n" % (line, zlib.crc32(line))

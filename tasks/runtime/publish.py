@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob
 import json
 import os
 import shutil
@@ -11,6 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tasks.runtime.chaos import reach
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""A full disk, a quota and a limit on file size: who writes cannot tell them apart, and need not."""
 
 
 @contextmanager
@@ -21,19 +27,23 @@ def publish(out: Path) -> Iterator[Path]:
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.parent / f".{out.name}.draft-{os.getpid()}"
-    remove(draft)
+    for left in out.parent.glob(f".{glob.escape(out.name)}.draft-*"):  # by a stage that was killed: an out has one writer
+        remove(left)
     try:
         yield draft
         sync(draft)
+        reach("publish", out.name)
         if out.is_dir():
             remove(out)
+            reach("publish.moving", out.name)
         draft.replace(out)
         _sync_entry(out.parent)
+        reach("published", out.name)
     except OSError as error:
         remove(draft)
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             raise OSError(
-                errno.ENOSPC, f"disk full while publishing {out}; free some space and run again, nothing else is lost"
+                error.errno, f"disk full while publishing {out}; free some space and run again, nothing else is lost"
             ) from error
         raise
     except BaseException:

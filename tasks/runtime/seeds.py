@@ -16,7 +16,7 @@ from multiprocessing.context import ForkProcess
 
 from tasks.runtime.params import UserError
 from tasks.runtime.progress import Progress
-from tasks.runtime.stage import PREEMPTED, REFUSED, Preempted, die_with_parent, exit_code
+from tasks.runtime.stage import PREEMPTED, REFUSED, Lost, Preempted, die_with_parent, exit_code
 
 
 def for_each_seed(work: Callable[[int], None], seeds: Sequence[int], threads: int) -> None:
@@ -28,10 +28,10 @@ def side_by_side(parts: Mapping[str, Callable[[], None]], threads: int, progress
     """Call every part by name, each in a process of its own with `threads` threads; results are what a part leaves on disk.
 
     `progress` counts the parts. When one fails the others still finish, so that nothing done is lost. Then raises
-    UserError, Preempted or RuntimeError for the worst of them; its own message is on stderr.
+    UserError, RuntimeError, Lost or Preempted for the worst of them; its own message is on stderr.
     """
     context = multiprocessing.get_context("fork")
-    waiting = [(name, context.Process(target=_child, args=(part, name))) for name, part in parts.items()]
+    waiting = [(name, context.Process(target=_child, args=(part, name, os.getpid()))) for name, part in parts.items()]
     running: dict[str, ForkProcess] = {}
     codes: dict[str, int] = {}
     slots = max(1, (os.cpu_count() or 1) // threads)
@@ -51,9 +51,9 @@ def side_by_side(parts: Mapping[str, Callable[[], None]], threads: int, progress
     _raise_worst(codes)
 
 
-def _child(part: Callable[[], None], name: str) -> None:
+def _child(part: Callable[[], None], name: str, parent: int) -> None:
     """Be one part. What the parent has registered for its own end, threads it waits for among it, is not run here."""
-    die_with_parent()
+    die_with_parent(parent)
     code = exit_code(part, name)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,7 +79,9 @@ def _raise_worst(codes: dict[str, int]) -> None:
     said = ", ".join(f"{name} ended with {code}" for name, code in sorted(bad.items()))
     if REFUSED in bad.values():
         raise UserError(f"{said}; its reason is above")
-    if bad and set(bad.values()) == {PREEMPTED}:
-        raise Preempted(said)
-    if bad:
+    if any(code > 0 and code != PREEMPTED for code in bad.values()):
         raise RuntimeError(f"{said}; its reason is above")
+    if any(code < 0 for code in bad.values()):
+        raise Lost(f"{said}: by a signal, for want of memory or by hand; the others are done or in a checkpoint")
+    if bad:
+        raise Preempted(said)

@@ -2,7 +2,8 @@
 
 A stage module ends with `run_stage(main)`. Its `main(params, run, *, flags...)` takes its validated params, this run, and
 keyword-only paths annotated `In` or `Out`, which become `--flags`; so dvc.yaml reads as the pipeline and the stage runs by
-hand. Exit codes: 0 done, 1 failed, 2 a mistake in params or data (never retried), 75 stopped by SIGTERM after a checkpoint.
+hand. Exit codes: 0 done, 1 failed, 2 a mistake in params or data (never retried), 75 stopped by SIGTERM after a checkpoint,
+128 and the signal when a signal ended one of its processes; the last two are worth another attempt.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -23,21 +25,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
+from tasks.runtime.chaos import reach
 from tasks.runtime.checkpoint import Checkpoints, sha256
 from tasks.runtime.host import hosted
 from tasks.runtime.imports import ROOT, project_modules
 from tasks.runtime.lease import Lease
 from tasks.runtime.params import PARAMS_FILE, StageParams, UserError, check_section, label, overridden, read_yaml
 from tasks.runtime.progress import Progress
+from tasks.runtime.publish import FULL
 
 In = Annotated[Path, "in"]
 Out = Annotated[Path, "out"]
 FAILED, REFUSED, PREEMPTED = 1, 2, 75
 WORK = Path(".temper")
+FINISHED = "finished"
+"""Below WORK: checkpoints of stages whose outs are published, until DVC has recorded these."""
+FULL_SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(FULL)))})\b|No space left on device|PytorchStreamWriter failed")
+"""How libraries that raise errors of their own tell of a full disk."""
+DISK_REMEDY = "; the disk is full: free some space and run again, it goes on from its last checkpoint"
 
 
 class Preempted(Exception):
     """SIGTERM arrived and the work so far is in a checkpoint."""
+
+
+class Lost(RuntimeError):
+    """A process of the stage was ended by a signal, for want of memory say: what is sealed goes on when run again."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Run:
     @property
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of this identity."""
-        return Checkpoints(WORK / "checkpoints" / self.stage / self.identity)
+        return Checkpoints(WORK / "checkpoints" / self.stage / self.identity, WORK / FINISHED / self.stage / self.identity)
 
     def progress(self, total: float, unit: str, what: str = "") -> Progress:
         """Start counting `total` units of work."""
@@ -93,9 +106,14 @@ def _run(main: Callable[..., None], arguments: list[str], rank: int) -> int:
         params = check_section(params_type, values, " ".join([str(given.params), *(f"--set {item}" for item in given.set)]))
         _require_inputs(hints, flags)
         with Lease(WORK / "work" / (f"{stage}.rank{rank}" if rank else stage), stage) as lease:
+            reach("lease", stage)
             inputs = {name: _content(path) for name, path in flags.items() if hints[name] is In}
-            main(params, Run(stage, identity(main.__module__, params, inputs), lease, inputs), **flags)
+            run = Run(stage, identity(main.__module__, params, inputs), lease, inputs)
+            if rank == 0:
+                run.checkpoints.revive()
+            main(params, run, **flags)
             lease.check()
+            reach("done", stage)
 
     return exit_code(body, stage)
 
@@ -111,12 +129,24 @@ def exit_code(body: Callable[[], None], who: str) -> int:
     except UserError as error:
         print(f"{who}: {error}", file=sys.stderr)
         return REFUSED
+    except Lost as lost:
+        print(f"{who}: {lost}", file=sys.stderr)
+        return 128 + signal.SIGKILL
     except Exception as error:  # noqa: BLE001  the last frame of the process: every failure becomes a code and a line
         traceback.print_exc()
-        print(f"{who}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{who}: {type(error).__name__}: {error}{DISK_REMEDY if disk_full(error) else ''}", file=sys.stderr)
         return FAILED
     print(f"{who}: done in {time.monotonic() - started:.1f} s", file=sys.stderr)
     return 0
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or what caused it, is that there was no room to write."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or FULL_SAID.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _parse(
@@ -168,10 +198,27 @@ def _on_sigterm(signum: int, frame: Any) -> None:
     raise Preempted("it goes on from its last checkpoint when run again")
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies: `kill -9` of dvc must not leave an orphan."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask the kernel to kill this process when its parent dies, and die now if it has: `kill -9` of dvc leaves no orphan.
+
+    A forked process names its `parent`. One that was started anew cannot know it; it is an orphan when somebody of another
+    session has adopted it and the leader of its group, who started it or what did, is gone.
+    """
     if sys.platform == "linux":
-        parent = os.getppid()
+        before = os.getppid() if parent is None else parent
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
+        if os.getppid() != before or (parent is None and _adopted()):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _adopted() -> bool:
+    """Tell whether the parent of this process is not who started it."""
+    try:
+        if os.getppid() == 0 or os.getsid(os.getppid()) == os.getsid(0):  # 0 is a parent outside of this container
+            return False
+        os.kill(os.getpgrp(), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

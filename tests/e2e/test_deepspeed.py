@@ -66,6 +66,11 @@ def test_sigterm_seals_a_checkpoint_and_the_next_run_goes_on(world):
     process.terminate()
     said = process.communicate(timeout=600)[1]
     assert process.returncode == 75, said[-3000:]
+    other = begin("sft", world, "stopped", **SHORT)
+    refusal = other.communicate(timeout=600)[1]
+    assert other.returncode == 2
+    assert "was reached by 2 processes with ZeRO-2" in refusal, "one process cannot read what two have written"
+    assert "set TEMPER_PROCESSES=2 TEMPER_ZERO=2 to go on" in refusal
     said = finish(begin("sft", world, "stopped", ZERO2, **SHORT))
     alone, together = curve_of(world / "sft-alone"), curve_of(world / "stopped")
     assert f"1/{len(alone)} steps" not in said

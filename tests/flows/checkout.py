@@ -40,8 +40,8 @@ def main(params: Params, run: Run, *, out: Out, scores: Out, curve: Out) -> None
     counted = json.loads((latest[1] / "state.json").read_text()) if latest else []
     progress = run.progress(params.steps, "steps")
     for step in range(len(counted), params.steps):
-        if params.how == "killed" and step == 2 and not latest:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if params.how in ("killed", "preempted") and step == 2 and not latest:
+            os.kill(os.getpid(), signal.SIGKILL if params.how == "killed" else signal.SIGTERM)
         time.sleep(params.seconds)
         counted.append(os.getpid())
         with run.checkpoints.save(step) as draft:

@@ -10,8 +10,9 @@ from contextlib import chdir
 import pytest
 from dvc.repo import Repo
 
-from flows.doctor import RECENT, examine, install_lean, md5, mend
+from flows.doctor import RECENT, examine, install_lean, mend
 from flows.overlay import BEFORE, DURING, RUN_LEASE
+from flows.sound import md5
 from tasks.runtime.checkpoint import Checkpoints, damage
 from tasks.runtime.lease import Lease
 from tasks.runtime.params import UserError

@@ -234,8 +234,10 @@ class TestOneRunAndTheNext:
 
 @pytest.mark.slow
 class TestWhenSomethingHappens:
-    def test_a_killed_stage_is_tried_again_from_its_checkpoint(self, server, tmp_path):
-        root = make_checkout(tmp_path / "c", params="work: {how: killed, seconds: 0.1}")
+    @pytest.mark.parametrize("how", ["killed", "preempted"])
+    def test_a_killed_stage_is_tried_again_from_its_checkpoint(self, server, tmp_path, how):
+        """Also one that a spot machine stops by SIGTERM: it ends with a code of its own."""
+        root = make_checkout(tmp_path / "c", params=f"work: {{how: {how}, seconds: 0.1}}")
         result = run(root, *planned(root))
         page = Page(server.api_url)
         assert states(result) == {"work": "completed"}

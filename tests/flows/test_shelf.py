@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from flows import shelf as shelves
 from flows.shelf import Shelf, contents, inside, provenance, scores_of
+from tasks.runtime.chaos import FAIL_AT
 from tasks.runtime.params import UserError
 from tests.flows.faulty import FAULTS, Faulty
 
@@ -147,6 +149,18 @@ def test_a_large_file_goes_in_parts(shelf, model, aws, tmp_path):
     assert tag.strip('"').endswith("-2"), "the tag of an object of two parts"
     shelf.pull("aligned", "1.0", tmp_path / "here")
     assert contents(tmp_path / "here") == contents(model)
+
+
+def test_killed_while_it_goes_up_it_is_not_there_and_goes_on(shelf, model, tmp_path, monkeypatch):
+    monkeypatch.setenv(FAIL_AT, "push:2")
+    if (process := os.fork()) == 0:
+        shelf.publish(model, "aligned", "1.0", {}, {"commit": "abc"})
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    monkeypatch.delenv(FAIL_AT)
+    assert shelf.versions() == []
+    shelf.publish(model, "aligned", "1.0", {}, {"commit": "abc"})
+    assert contents(tmp_path / "model") == shelf.pull("aligned", "1.0", tmp_path / "here").files
 
 
 def test_a_damaged_file_is_found_and_nothing_appears(shelf, model, aws, tmp_path):

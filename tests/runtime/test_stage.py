@@ -48,7 +48,15 @@ def toy(tmp_path):
 
     start.out = tmp_path / "out.json"
     start.source = tmp_path / "in.txt"
+    start.at_work = lambda: (tmp_path / ".temper/work/toy/lease").exists() and (tmp_path / ".temper/work/toy/lease").read_text()
     return start
+
+
+def wait_for(true) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
 
 
 def test_a_good_run_publishes_and_ends_with_zero(toy):
@@ -78,7 +86,7 @@ def test_the_exit_code_and_last_line_say_what_happened(toy, how, code, last):
 
 def test_sigterm_ends_with_the_preempted_code(toy):
     process = toy(seconds=30)
-    time.sleep(1.5)
+    wait_for(toy.at_work)
     process.send_signal(signal.SIGTERM)
     assert "stopped by SIGTERM" in process.communicate()[1]
     assert process.returncode == 75
@@ -86,7 +94,7 @@ def test_sigterm_ends_with_the_preempted_code(toy):
 
 def test_two_at_once_the_second_is_refused_naming_the_first(toy):
     first = toy(seconds=30)
-    time.sleep(1.5)
+    wait_for(toy.at_work)
     second = toy(seconds=30)
     assert f"toy is already being run by 1 pid {first.pid}" in second.communicate()[1]
     assert second.returncode == 2
@@ -127,7 +135,7 @@ def test_the_stage_dies_with_its_parent(toy, tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
     parent = subprocess.Popen([sys.executable, "-c", shell], stdout=subprocess.PIPE, text=True, env=environment)
     pid = int(parent.stdout.readline())
-    time.sleep(1.5)
+    wait_for(toy.at_work)
     parent.kill()
     parent.wait()
     for _ in range(50):

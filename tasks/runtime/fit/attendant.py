@@ -10,15 +10,19 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tasks.runtime.chaos import reach
 from tasks.runtime.fit.plan import Plan
+from tasks.runtime.launch import check_place
 from tasks.runtime.stage import Preempted
 
 
 def fit(trainer: Trainer, plan: Plan, columns: Sequence[str] = ("loss", "learning_rate")) -> list[dict[str, float]]:
     """Train from the newest whole checkpoint or from the start; return its curve: `step`, `columns`, `tokens`.
 
-    Raises Preempted when SIGTERM arrived; a checkpoint of the last finished step is then sealed.
+    Raises Preempted when SIGTERM arrived; a checkpoint of the last finished step is then sealed. Raises UserError when the run
+    was begun on another number of processes.
     """
+    check_place(plan.run.checkpoints.folder, plan.place)
     attendant = Attendant(plan)
     trainer.add_callback(attendant)
     trainer.remove_callback(PrinterCallback)
@@ -54,6 +58,7 @@ class Attendant(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         """Ask for a checkpoint when one is due or the run must stop; all processes decide alike."""
+        reach("step")
         due = time.monotonic() - self._saved >= self.place.checkpoint_seconds
         stop, due = self._agree(self._stop, due)
         control.should_save = (stop or due) and state.global_step < state.max_steps
