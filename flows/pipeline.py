@@ -298,7 +298,7 @@ class Stages:
             self.outcomes[name] = Outcome("cached", detail="unchanged")
             return Completed(name="Cached", message="unchanged")
         logger = get_run_logger()
-        if lost := sound.mend_inputs(self.root, step.stage.deps):
+        if lost := sound.mend_inputs(self.root, step.stage.deps, self.graph.needs[name]):
             again = f"run again, and {lost[0].stage} makes it anew"
             self.outcomes[name] = Outcome("failed", detail=f"{lost[0]}, and no copy of it is sound; {again}")
             return Failed(message=self.outcomes[name].detail)

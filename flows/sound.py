@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,11 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
-from flows.locks import DAMAGED, lock_files
+from flows.locks import DAMAGED, ENTRY, lock_files
 
 MEMO = Path(".temper/verified.sqlite")
 """Hash of every file that was hashed, by path, with what would have changed had the file been written since."""
+WHOLE = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
 Hashes = Mapping[str, str]
 
 
@@ -82,28 +84,35 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def outs(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (stage, entry of dvc.lock) of every out that has an MD5; a dvc.lock that cannot be read has none."""
+def outs(root: Path, stages: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (stage, entry of dvc.lock) of every out of `stages`, by default of all, that has an MD5.
+
+    What cannot be read has none: DVC may be writing the file just now.
+    """
     for place in lock_files(root):
-        try:
-            stages = (YAML(typ="safe").load(place.read_text(encoding="utf-8")) or {}).get("stages", {})
-        except (YAMLError, UnicodeDecodeError, AttributeError):
-            continue
-        for stage, entry in stages.items():
-            for out in entry.get("outs", []):
-                if "md5" in out:
-                    where = (place.parent / out["path"]).resolve().relative_to(root.resolve())
-                    yield str(stage), {**out, "path": str(where)}
+        above = place.parent.resolve().relative_to(root.resolve())
+        for block in ENTRY.split(place.read_bytes().decode("utf-8", "replace").partition("stages:\n")[2])[1:]:
+            name = block.partition(":\n")[0].strip("'\"")
+            if stages is not None and name not in stages:
+                continue
+            try:
+                entry = YAML(typ="safe").load(f"  {block}")[name]
+                found = [out for out in entry.get("outs", []) if WHOLE.fullmatch(str(out.get("md5")))]
+            except (YAMLError, TypeError, KeyError, AttributeError):
+                continue
+            yield from ((name, {**out, "path": os.path.normpath(above / out["path"])}) for out in found)
 
 
-def damaged(root: Path, paths: Iterable[str] | None = None, *, deep: bool = False) -> list[Damage]:
-    """Return the damage to the outs that overlap `paths`, by default to all; `deep` hashes what was hashed before, too.
+def damaged(
+    root: Path, paths: Iterable[str] | None = None, stages: Collection[str] | None = None, *, deep: bool = False
+) -> list[Damage]:
+    """Return the damage to the outs of `stages` that overlap `paths`, by default to all.
 
-    An out that is not there, or that lacks files, is not damaged: DVC sees that by itself.
+    `deep` hashes anew what was hashed before. An out that is not there, or lacks files, is not damaged: DVC sees that by itself.
     """
     wanted = None if paths is None else list(paths)
     memo, found = Memo(root, trusting=not deep), list[Damage]()
-    for stage, out in outs(root):
+    for stage, out in outs(root, stages):
         if (wanted is None or any(_overlap(path, out["path"]) for path in wanted)) and (root / out["path"]).exists():
             found += _damage(root, memo, stage, out)
     return found
@@ -173,9 +182,9 @@ def put_back(root: Path, damage: Damage) -> bool:
     return True
 
 
-def mend_inputs(root: Path, paths: Iterable[str]) -> list[Damage]:
-    """Put back whatever is damaged of the outs that a stage is about to read at `paths`; return what could not be."""
-    return [damage for damage in damaged(root, paths) if not put_back(root, damage)]
+def mend_inputs(root: Path, paths: Iterable[str], stages: Collection[str]) -> list[Damage]:
+    """Put back whatever is damaged of the outs of `stages` that another is about to read at `paths`; return what could not be."""
+    return [damage for damage in damaged(root, paths, stages) if not put_back(root, damage)]
 
 
 def renew(root: Path, object_: Path) -> str:

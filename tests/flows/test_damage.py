@@ -96,7 +96,7 @@ def test_an_out_that_dvc_has_put_back_from_a_damaged_object_is_made_again(root):
     with chdir(root), Repo() as repo:
         repo.checkout("data/words")
     assert outs(root) != whole, "DVC has not noticed"
-    (lost,) = sound.mend_inputs(root, ["data/words/a.txt"])
+    (lost,) = sound.mend_inputs(root, ["data/words/a.txt"], ["words"])
     assert str(lost) == "data/words/a.txt is not what words made"
     assert not (root / "data/words/a.txt").exists()
     assert (root / locks.DAMAGED / "data/words/a.txt").exists(), "the damaged bytes are kept"
