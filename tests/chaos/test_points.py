@@ -1,8 +1,8 @@
 """Dead at any named point and run again: the same bits, nothing half there, and no point that a test does not know."""
 
+import json
 import os
 import signal
-import subprocess
 
 import pytest
 
@@ -11,10 +11,50 @@ from flows.stage import Children, attempt
 from tasks.runtime.chaos import FAIL_AT, POINTS, reach
 from tasks.runtime.imports import ROOT
 from tests.chaos.forked import finish, killed, published
-from tests.chaos.soak import make_pipeline
+from tests.chaos.soak import DIGEST
 from tests.chaos.trainers import TRAINERS
-from tests.flows.checkout import command
+from tests.flows.checkout import command, make_checkout
 
+COUNT = '''
+"""Squares numbers, a checkpoint each."""
+import json
+from typing import ClassVar
+from tasks.runtime.params import StageParams
+from tasks.runtime.publish import publish_json, publish
+from tasks.runtime.stage import Out, Run, run_stage
+
+class Params(StageParams):
+    section: ClassVar[str] = "count"
+    steps: int = 4
+
+def main(params: Params, run: Run, *, out: Out) -> None:
+    latest = run.checkpoints.latest()
+    done = json.loads((latest[1] / "state.json").read_text()) if latest else []
+    for step in range(len(done), params.steps):
+        done.append(step * step)
+        with open("counted", "a") as file:
+            file.write(f"{step} ")
+        with run.checkpoints.save(step) as draft:
+            (draft / "state.json").write_text(json.dumps(done))
+    with publish(out) as draft:
+        draft.write_text(json.dumps(done))
+    run.checkpoints.clear()
+
+if __name__ == "__main__":
+    run_stage(main)
+'''
+STAGES = """\
+  count:
+    cmd: python -m count --out out/count.json
+    params: [count]
+    deps: [count.py]
+    outs: [out/count.json]
+  digest:
+    cmd: python -m digest --tuned out/count.json --topk out/count.json --out out/report
+    params: [digest]
+    deps: [digest.py, out/count.json]
+    outs: [out/report]
+"""
 POINTS_OF = {
     "lease": ("teacher", "lease"),
     "topk": ("teacher", "topk:20"),
@@ -57,40 +97,35 @@ def test_dead_there_and_run_again_it_publishes_the_same_bits(case, world, whole,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["publish@report", "published@report", "done@digest", "done@sft", "topk"])
-def test_under_dvc_the_next_attempt_ends_as_if_nothing_had_been(point, pipeline):
-    """Between an out and its place, between the outs and dvc.lock, while the page is written, in the top-k file."""
-    root, whole = pipeline
-    for name in ("out", "dvc.lock", ".dvc/cache"):
-        subprocess.run(["rm", "-rf", name], cwd=root, check=True)
-    endings = []
-    for stage, section in (("tune", "sft"), ("topk", "teacher-topk"), ("report", "digest")):
-        ended = run(root, stage, section, {FAIL_AT: point})
-        endings.append(ended.ending)
-        if ended.ending == "preempted":
-            assert "killed by signal 9" in ended.detail
-            assert run(root, stage, section, {}).ending == "completed"
-    assert endings.count("preempted") == 1
-    assert published(root / "out") == whole
+def test_under_dvc_dead_again_and_again_it_ends_as_if_nothing_had_been(tmp_path):
+    """Before and after an out takes its place, between the outs and dvc.lock, at a checkpoint, while the page is written."""
+    root = make_checkout(tmp_path / "c", STAGES, "count: {steps: 4}\ndigest: {title: Squares}")
+    (root / "count.py").write_text(COUNT)
+    (root / "digest.py").write_text(DIGEST)
+    dies(root, "count", "checkpoint.unmarked:2", "checkpoint.sealed:2", "publish@count.json", "published@count.json", "done")
+    dies(root, "digest", "publish@report", "published@report", "done@digest")
+    assert json.loads((root / "out/count.json").read_text()) == [0, 1, 4, 9]
+    assert (root / "out/report/index.html").read_text() == "<h1>Squares</h1><pre>[0, 1, 4, 9]</pre><pre>[0, 1, 4, 9]</pre>"
+    assert sorted(path.name for path in root.glob("out/**/*")) == ["count.json", "index.html", "report"], "no draft is left"
+    assert not list(root.glob(".temper/*/count/*/step-*")), "DVC has recorded them, so nothing is kept"
     assert command(root, "dvc", "status").strip() == "Data and pipelines are up to date."
+    assert (root / "counted").read_text() == "0 1 1 2 3 ", "what was in no checkpoint was done twice, the rest once"
 
 
-def run(root, stage, section, environment):
+def dies(root, stage: str, *points: str) -> None:
+    """Attempt a stage, to die at each of the points in turn, and then to its end."""
+    for point in points:
+        ended = run(root, stage, {FAIL_AT: point})
+        assert (ended.ending, ended.code) == ("preempted", -signal.SIGKILL), f"{point}: {ended}"
+    assert run(root, stage, {}).ending == "completed"
+
+
+def run(root, stage: str, environment: dict[str, str]):
     """One attempt at a stage, as the flow makes it."""
-    env = {"TEMPER_CHECKPOINT_SECONDS": "0", "PYTHONPATH": str(ROOT), **environment}
     quiet = lambda *_: None  # noqa: E731
-    return attempt(
-        root, Stage(stage, "", None, section, (), (), (section,)), Children(), force=False, say=quiet, watch=quiet, env=env
-    )
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """The pipeline of the soak, and what it publishes undisturbed."""
-    root = make_pipeline(tmp_path_factory.mktemp("pipeline") / "checkout")
-    for stage, section in (("tune", "sft"), ("topk", "teacher-topk"), ("report", "digest")):
-        assert run(root, stage, section, {}).ending == "completed"
-    return root, published(root / "out")
+    asked = Stage(stage, "", None, stage, (), (), (stage,))
+    env = {"PYTHONPATH": str(ROOT), **environment}
+    return attempt(root, asked, Children(), force=False, say=quiet, watch=quiet, env=env)
 
 
 @pytest.mark.parametrize("asked", ["nowhere", "step:0", "step@", ":3"])
