@@ -131,7 +131,7 @@ def run(
                 root, prepared.graph, planned, prepared.params, profile=profile, jobs=jobs, on_workers=on_workers
             )
             if not result.failed:
-                _keep_page_in_step(prepared)
+                keep_page_in_step(prepared)
     show.summary(result)
     if result.failed:
         show.warn(f"failed: {', '.join(result.failed)}; what was done is kept, `temper run` goes on from there")
@@ -194,7 +194,7 @@ def report() -> None:
                 f"the page may be that of another run, and {', '.join(stale)} changed since: `temper run` brings all in step"
             )
         else:
-            _keep_page_in_step(prepared)
+            keep_page_in_step(prepared)
     _point_to_reports(root)
 
 
@@ -464,7 +464,7 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _keep_page_in_step(prepared: Prepared) -> None:
+def keep_page_in_step(prepared: Prepared) -> None:
     """Write the report's page again when the report is among the targets and shows something else than its summary.
 
     It tells of the studies too, so it is written again when one of them has been run.

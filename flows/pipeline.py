@@ -8,12 +8,10 @@ starts nothing.
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,7 +34,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import Task
 from prefect.utilities.annotations import allow_failure
 
-from flows import history, monitoring, sound, studies
+from flows import history, monitoring, sound
 from flows.addresses import of_run, remote_of, served_at
 from flows.artifacts import Page, Shown, scores_of
 from flows.gpus import Stopped, devices, lent
@@ -106,52 +104,6 @@ def run(
     if stages.interrupted:
         raise KeyboardInterrupt
     return stages.result()
-
-
-@flow(name="temper", persist_result=False, flow_run_name=lambda: _deployed_name(Path.cwd(), flow_run.parameters))
-def temper(
-    profile: str | None = None, sets: list[str] | None = None, stages: list[str] | None = None, force: bool = False
-) -> State[Any]:
-    """Bring the pipeline of this checkout up to date: `profile`, `sets` and `force` as on the command line, `stages` or all.
-
-    This is what a deployment runs: started from the page, by a schedule or an event, in the process of a worker. It waits for
-    a run that somebody has started by hand.
-    """
-    from flows import locks
-    from flows.cli import prepare
-    from flows.overlay import applied, recover
-    from tasks.runtime.stage import die_with_parent
-
-    die_with_parent()
-    root = Path.cwd()
-    recover(root)
-    with _turn(root):
-        locks.recover(root)
-        try:
-            prepared = prepare(root, stages, profile, sets)
-        except UserError as error:
-            raise UserError(redacted(str(error))) from None
-        planned = prepared.plan(prepared.forced(bool(stages)) if force else ())
-        with applied(root, prepared.params):
-            return Stages(root, prepared.graph, planned, prepared.params, profile).run()
-
-
-@contextmanager
-def _turn(root: Path) -> Iterator[None]:
-    """Hold the checkout for a run, once nobody else does."""
-    from flows.overlay import RUN_LEASE
-    from tasks.runtime.lease import Lease
-
-    with ExitStack() as held:
-        for tries in itertools.count():
-            try:
-                held.enter_context(Lease(root / RUN_LEASE, "this checkout"))
-                break
-            except UserError as busy:
-                if not tries:
-                    get_run_logger().info("waiting for its turn: %s", busy)
-                time.sleep(LOOK)
-        yield
 
 
 class Slots:
@@ -383,7 +335,7 @@ def _flow_of(work: Stages, profile: str | None) -> Flow[..., State[Any]]:
 
     @flow(
         name="temper",
-        flow_run_name=_run_name(work.root, profile, work.graph.studies),
+        flow_run_name=run_name(work.root, profile, work.graph.studies),
         persist_result=False,
         validate_parameters=False,
     )
@@ -393,16 +345,10 @@ def _flow_of(work: Stages, profile: str | None) -> Flow[..., State[Any]]:
     return temper
 
 
-def _run_name(root: Path, profile: str | None, run_studies: Sequence[str]) -> str:
+def run_name(root: Path, profile: str | None, run_studies: Sequence[str]) -> str:
     """Return `PROFILE COMMIT`, a `+` behind the commit when tracked files were changed, and the studies, if there are any."""
     commit = history.commit(root) or "no commit"
     return " ".join([profile or "default", commit[:8] + ("+" if commit.endswith("+") else ""), *run_studies])
-
-
-def _deployed_name(root: Path, parameters: Mapping[str, Any]) -> str:
-    """Return the name of a run that a deployment has started; what is wrong with its parameters is told later."""
-    named = [str(stage).removesuffix(studies.SUFFIX) for stage in parameters.get("stages") or []]
-    return _run_name(root, parameters.get("profile"), [name for name in named if name in studies.study_names(root)])
 
 
 @contextmanager

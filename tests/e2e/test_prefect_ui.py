@@ -117,7 +117,7 @@ def _stage(name: str, needs: Sequence[str]) -> str:
 @pytest.fixture(scope="module")
 def served(stand_in) -> Iterator[Server]:
     """The server of the stand-in with what `temper serve` deploys, after one stage has run a second time with other params."""
-    for place in ("flows/pipeline.py", str(PLACE), "flows/profiles/smoke.yaml"):
+    for place in ("flows/deployed.py", str(PLACE), "flows/profiles/smoke.yaml"):
         (stand_in / place).parent.mkdir(parents=True, exist_ok=True)
         (stand_in / place).write_text((ROOT / place).read_text())
     with pytest.MonkeyPatch.context() as patch:

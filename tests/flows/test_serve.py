@@ -66,7 +66,7 @@ def root(tmp_path_factory):
     root = make_checkout(tmp_path_factory.mktemp("served") / "c", params="work: {steps: 3, seconds: 0.1}")
     (root / "flows/profiles").mkdir(parents=True)
     (root / "flows/profiles/smoke.yaml").write_text("# Less.\nwork: {steps: 2}\n")
-    (root / "flows/pipeline.py").write_text((ROOT / "flows/pipeline.py").read_text())
+    (root / "flows/deployed.py").write_text((ROOT / "flows/deployed.py").read_text())
     (root / "infra").mkdir()
     (root / PLACE).write_text((ROOT / PLACE).read_text())
     (root / monitoring.PLACE).write_text(WATCHED)

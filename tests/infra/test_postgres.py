@@ -68,7 +68,7 @@ def postgres() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = make_checkout(tmp_path_factory.mktemp("postgres") / "c")
-    for place in ("flows/pipeline.py", str(PLACE)):
+    for place in ("flows/deployed.py", str(PLACE)):
         (root / place).parent.mkdir(exist_ok=True)
         (root / place).write_text((ROOT / place).read_text())
     return root
