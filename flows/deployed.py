@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.logging import get_run_logger
@@ -18,16 +18,22 @@ from prefect.runtime import flow_run
 from prefect.states import State
 
 from flows import locks, studies
+from flows.host import TOOLS, kept
 from flows.pipeline import LOOK, Stages, run_name
+from flows.pool import Pools
 from flows.redact import redacted
 from tasks.runtime.params import UserError
 
 
 @flow(name="temper", persist_result=False, flow_run_name=lambda: _name(Path.cwd(), flow_run.parameters))
 def temper(
-    profile: str | None = None, sets: list[str] | None = None, stages: list[str] | None = None, force: bool = False
+    profile: str | None = None,
+    sets: list[str] | None = None,
+    stages: list[str] | None = None,
+    force: bool = False,
+    workers: Literal["here", "pool"] = "here",
 ) -> State[Any]:
-    """Bring the pipeline of this checkout up to date: `profile`, `sets` and `force` as on the command line, `stages` or all.
+    """Bring the pipeline of this checkout up to date, `stages` or all; every parameter as on the command line.
 
     It waits for a run that somebody has started by hand.
     """
@@ -38,19 +44,23 @@ def temper(
     die_with_parent()
     root = Path.cwd()
     recover(root)
-    with _turn(root):
+    with ExitStack() as stack:
+        stack.enter_context(_turn(root))
         locks.recover(root)
         try:
             prepared = prepare(root, stages, profile, sets)
         except UserError as error:
             raise UserError(redacted(str(error))) from None
         planned = prepared.plan(prepared.forced(bool(stages)) if force else ())
-        with applied(root, prepared.params):
-            run = Stages(root, prepared.graph, planned, prepared.params, profile)
-            state = run.run()
-            if not run.result().failed:
-                keep_page_in_step(prepared)
-            return state
+        stack.enter_context(applied(root, prepared.params))
+        pools = None
+        if workers == "pool":
+            pools = Pools(root, prepared.graph, prepared.params, stack.enter_context(kept(root, "tools", TOOLS)))
+        run = Stages(root, prepared.graph, planned, prepared.params, profile, pools=pools)
+        state = run.run()
+        if not run.result().failed:
+            keep_page_in_step(prepared)
+        return state
 
 
 @contextmanager

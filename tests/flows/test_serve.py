@@ -136,7 +136,13 @@ class TestOnAServer:
         _, api = served
         found, wanted = deployed(api), read_yaml(ROOT / PLACE)["deployments"]
         assert set(found) == {entry["name"] for entry in wanted}
-        assert set(found["default"]["parameter_openapi_schema"]["properties"]) == {"profile", "sets", "stages", "force"}
+        assert set(found["default"]["parameter_openapi_schema"]["properties"]) == {
+            "profile",
+            "sets",
+            "stages",
+            "force",
+            "workers",
+        }
         for entry in wanted:
             assert found[entry["name"]]["parameters"] == entry["parameters"]
             there = [(each["schedule"]["cron"], each["schedule"]["timezone"]) for each in found[entry["name"]]["schedules"]]
@@ -251,6 +257,11 @@ class TestOnAServer:
         assert told["automation"] == "temper: a run failed"
         assert told["text"].startswith(run["name"])
         assert told["url"].endswith(run["id"])
+
+    def test_with_workers_pool_the_stages_go_to_the_pools_which_needs_a_remote(self, served):
+        _, api = served
+        run = ended(api, start_run(api, "default", workers="pool"))
+        assert "data reaches the workers through a DVC remote, and none is set" in run["state"]["message"]
 
     def test_an_event_starts_the_evaluation_of_a_new_base_model(self, served):
         _, api = served

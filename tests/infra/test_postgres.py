@@ -19,10 +19,13 @@ from flows.pipeline import run
 from flows.serve import _bring_up
 from flows.server import HOME, Server, start_in_background
 from tasks.runtime.imports import ROOT
+from tasks.runtime.params import read_yaml
 from tests.flows.checkout import make_checkout, planned
 from tests.flows.test_stage import wait_for
 
 pytestmark = pytest.mark.slow
+
+SCHEME = "postgresql+asyncpg"
 
 
 def programs() -> Path:
@@ -78,7 +81,7 @@ def root(tmp_path_factory) -> Path:
 def server(postgres, root) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
-        patch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"postgresql+asyncpg://prefect@{postgres}")
+        patch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"{SCHEME}://prefect@{postgres}")
         server = start_in_background(root, for_workers=True)
         server.wait()
         yield server
@@ -96,6 +99,11 @@ def asked(postgres: str, query: str) -> list[tuple]:
             await connection.close()
 
     return asyncio.run(ask())
+
+
+def test_the_site_names_its_database_as_this_test_does():
+    site = read_yaml(ROOT / "infra/compose.yaml")["services"]["server"]["environment"]
+    assert site["PREFECT_API_DATABASE_CONNECTION_URL"].startswith(f"{SCHEME}://prefect:")
 
 
 def test_a_run_and_its_artifacts_are_in_the_database(server, root, postgres):
