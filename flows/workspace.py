@@ -6,6 +6,7 @@ dvc.lock says? Where the answer is not a plain yes, DVC's own objects are asked,
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -127,5 +128,5 @@ class Workspace:
             tree.add(tuple(path[len(folder) + 1 :].split("/")), Meta(), HashInfo("md5", md5))
         if not self._folders[folder]:
             return None
-        tree.digest()
-        return str(tree.hash_info.value)
+        # As Tree.digest does it, which looks through all trees that it has ever digested.
+        return hashlib.md5(tree.as_bytes(), usedforsecurity=False).hexdigest() + ".dir"
