@@ -58,6 +58,8 @@ LIGHT_PER_CORE = 4
 """Stages at once for each core, as long as the threads that heavy ones name do not exceed the cores."""
 AHEAD = 256
 """Tasks begun and not ended: room for as many workers, and for light stages to pass heavy ones that wait for cores."""
+SHOWN = 500
+"""Unchanged stages that appear on the page: each costs a twentieth of a second of a core there. More are only in the summary."""
 LOOK = 5.0
 """Seconds between two looks at whether somebody pressed Cancel on the page."""
 DRAIN = 10.0
@@ -157,6 +159,7 @@ class Stages:
         self.remote = remote_of(root)
         self.host: Mapping[str, str] = {}
         """What to add to a stage's environment so that it finds the warm process."""
+        self.show_unchanged = sum(not step.stale for step in steps) <= SHOWN
         self.ahead = max(AHEAD, jobs or 0)
         """Most tasks that are begun and not ended: each is a thread, most of them waiting for their turn."""
         self.outcomes: dict[str, Outcome] = {}
@@ -197,6 +200,9 @@ class Stages:
         try:
             while True:
                 while len(running) < self.ahead and (name := ready.take()) is not None:
+                    if self._settled(steps[name]):
+                        ready.ended(name)
+                        continue
                     futures[name] = self._submit(steps[name], futures)
                     running[futures[name].wrapped_future] = name
                 if not running:
@@ -214,6 +220,17 @@ class Stages:
                 self.children.stop()
             concurrent.futures.wait(running)
             self.finished = True
+
+    def _settled(self, step: Step) -> bool:
+        """Be done with an unchanged stage without a task, where there are too many of them to be shown one by one."""
+        name = step.stage.name
+        if step.stale or self.show_unchanged:
+            return False
+        if blocker := self._blocker(name):
+            self.blocked[name] = blocker
+        else:
+            self.outcomes[name] = Outcome("cached", detail="unchanged")
+        return True
 
     def _submit(self, step: Step, futures: Mapping[str, PrefectWrappedFuture[Any, Any]]) -> PrefectWrappedFuture[Any, Any]:
         """Start the task of a stage; what it needs has ended, and is named for the edges on the page."""

@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -15,9 +18,10 @@ import pytest
 from flows import history
 from flows.graph import RunResult, load_graph
 from flows.overlay import effective_params
-from flows.pipeline import Slots, run
+from flows.pipeline import Slots, Stages, run
 from flows.plan import plan
 from flows.server import start_in_background
+from flows.stage import Outcome
 from tasks.runtime.imports import ROOT
 from tests.flows.checkout import WORK_STAGE, command, environment, make_checkout, planned
 from tests.flows.test_stage import wait_for
@@ -68,6 +72,25 @@ class TestSlots:
         slots = Slots(cores=2, jobs=8)
         with slots.taken(64):
             assert not Late(slots, 1).got.wait(0.1)
+
+
+def test_unchanged_stages_without_number_are_in_the_summary_and_no_tasks(tmp_path, monkeypatch):
+    graph, steps, params = planned(make_checkout(tmp_path / "c", WORK_STAGE + APART))
+    monkeypatch.setattr("flows.pipeline.SHOWN", 0)
+    stages = Stages(tmp_path / "c", graph, [replace(step, stale=step.stage.name == "apart") for step in steps], params)
+    begun = []
+
+    def submit(step, futures):
+        begun.append(step.stage.name)
+        stages.outcomes[step.stage.name] = Outcome("completed")
+        future = Future()
+        future.set_result(None)
+        return SimpleNamespace(wrapped_future=future)
+
+    monkeypatch.setattr(stages, "_submit", submit)
+    stages._all()
+    assert begun == ["apart"]
+    assert [(row.stage, row.state) for row in stages.result().rows] == [("work", "cached"), ("apart", "completed")]
 
 
 class Late(threading.Thread):
