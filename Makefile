@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint types imports unit bench setup lock audit clean
+.PHONY: run test lint types imports unit soak bench setup lock audit clean
 
 run: $(READY)  ## the default pipeline through Prefect, to its report
 	temper run
@@ -27,6 +27,9 @@ imports: $(READY)
 unit: $(READY)
 	pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/e2e/test_deepspeed.py
 	pytest tests/e2e/test_deepspeed.py
+
+soak: $(READY)  ## a small pipeline, killed 200 times at random moments
+	pytest -m soak tests/chaos
 
 bench: $(READY)  ## every figure as a ratio against its peer, in one run
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; PYTHONPATH=. python $$file || exit 1; done

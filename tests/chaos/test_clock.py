@@ -11,8 +11,8 @@ from tests.chaos.forked import EVERY_STEP, finish, published
 from tests.chaos.trainers import TRAINERS
 
 WALL = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
-SCHEDULED = {"flows/worker.py"}
-"""Asks Prefect what is due: a schedule is by the wall clock."""
+SCHEDULED = {"flows/deployments.py", "flows/worker.py"}
+"""They ask Prefect what is due: a schedule is by the wall clock."""
 
 
 def test_nothing_is_measured_by_the_wall_clock():
