@@ -28,6 +28,7 @@ from tasks.runtime.checkpoint import damage
 from tasks.runtime.extensions import stale_locks
 from tasks.runtime.lease import sound_token
 from tasks.runtime.params import UserError
+from tasks.runtime.stage import FINISHED, WORK
 
 State = Literal["ok", "note", "fault", "mended"]
 CONSTRAINTS = Path("infra/constraints.txt")
@@ -275,6 +276,9 @@ def _checkpoints(root: Path) -> Iterator[Finding]:
         yield Finding("checkpoint", "fault", found, f"{REPAIR} moves it to {locks.DAMAGED}", partial(_move_aside, root, place))
     if not faults:
         yield Finding("checkpoints", "ok", f"{len(places)} whole")
+    if waiting := [path for path in (root / WORK / FINISHED).glob("*") if any(path.iterdir())]:
+        names = ", ".join(path.name for path in waiting)
+        yield Finding("checkpoints", "note", f"kept until DVC has the outs: {names}", "`temper run` drops them; so may you")
 
 
 def _move_aside(root: Path, place: Path) -> None:

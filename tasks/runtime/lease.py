@@ -36,8 +36,9 @@ class Lease:
             os.close(self._descriptor)
             raise UserError(f"{self.who} is already being run by {holder}; wait for it or stop it") from None
         self.token = self._newest() + 1
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, _told(f"{self.token} pid {os.getpid()}".encode()), 0)
+        told = _told(f"{self.token} pid {os.getpid()}".encode())
+        os.pwrite(self._descriptor, told, 0)  # never empty: a kill here must not set the tokens back
+        os.ftruncate(self._descriptor, len(told))
         os.fsync(self._descriptor)
         return self
 

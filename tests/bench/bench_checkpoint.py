@@ -27,7 +27,7 @@ from tasks.runtime.params import read_yaml
 from tasks.runtime.records import write_records
 from tests.tiny import WORDS, word_tokenizer
 
-STEPS = 60
+STEPS = 30
 STEP = re.compile(r"\d+/\d+ steps")
 NEVER, ALWAYS = {"TEMPER_CHECKPOINT_SECONDS": "1e9"}, {"TEMPER_CHECKPOINT_SECONDS": "0"}
 WANTED_SHARE, WANTED_RESUME = 0.05, 15.0

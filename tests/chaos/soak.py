@@ -24,6 +24,7 @@ from statistics import fmean
 
 import psutil
 
+from flows.cli import BUSY
 from tasks.runtime.imports import ROOT
 from tasks.runtime.stage import die_with_parent
 from tests.chaos.trainers import write_distill, write_records_of_sft
@@ -87,6 +88,8 @@ digest: {title: Digest}
 STAGE_OF = {"tune": "sft", "topk": "teacher-topk", "report": "digest"}
 KINDS = ("all", "group", "parent", "child", "child")
 """What is killed: all processes at once, the groups of coordinator and DVC, the coordinator alone, one descendant alone."""
+RIVALS = 0.1
+"""How often a second coordinator is started beside one at work."""
 SETTLE = 20.0
 """Seconds within which nothing may be left of a killed run."""
 
@@ -109,7 +112,7 @@ class Soak:
         self.root, self.host, self.environment, self.draw = root, host, environment, random.Random(seed)
         self.kinds, self.victims, self.faults = Counter(), Counter(), Counter()
         self.said: list[str] = []
-        self.runs = self.finished = 0
+        self.runs = self.finished = self.rivals = 0
         self.seconds = 8.0
         self.tokens: dict[str, int] = {}
         self.newest = 0
@@ -201,6 +204,14 @@ class Soak:
         run.wait()
         self.settle(family)
 
+    def rival(self, run: psutil.Process) -> None:
+        """Start a second coordinator while one is at work: it must leave with the code for that, and touch nothing."""
+        time.sleep(self.seconds / 4)
+        code = self.start().wait()
+        self.rivals += 1
+        if _lives(run) and code != BUSY:
+            self.fault("two coordinators", f"the second ended with {code} while the first was at work")
+
     def settle(self, family: list[psutil.Process]) -> None:
         """Wait until nothing of a killed run lives; count what does."""
         started = time.monotonic()
@@ -238,7 +249,7 @@ class Soak:
     def token(self, stage: str) -> int:
         """How often a stage has been started: every start takes its lease once."""
         place = self.root / ".temper/work" / STAGE_OF[stage] / "lease"
-        return int(place.read_text().split()[0]) if place.exists() else 0
+        return int((place.read_text().split() or ["0"])[0]) if place.exists() else 0
 
     def ended(self, code: int) -> None:
         """Judge a run that ended by itself."""
@@ -263,6 +274,8 @@ class Soak:
         deadline, told = time.monotonic() + 60 * minutes, 0
         while sum(self.kinds.values()) < kills and time.monotonic() < deadline:
             run = self.start()
+            if self.draw.random() < RIVALS:
+                self.rival(run)
             while (code := self.wait(run, self.seconds * self.draw.random() ** 2)) is None:
                 kind = self.draw.choice(KINDS)
                 self.kill(run, kind)
@@ -283,6 +296,7 @@ class Soak:
             "of": dict(self.kinds),
             "victims": dict(self.victims),
             "runs": self.runs,
+            "rivals": self.rivals,
             "finished": self.finished,
             "undisturbed_s": round(self.seconds, 1),
             "gone_after_s": {"mean": round(fmean(self.waits), 2), "most": round(max(self.waits), 2)} if self.waits else {},
