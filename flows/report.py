@@ -14,9 +14,12 @@ from typing import Any
 
 from flows.child import search_path
 from flows.graph import Stage
+from flows.stage import lost
 from tasks.runtime.params import UserError
 
 STAGE = "report"
+TRIES = 3
+"""How often the page is begun when a signal ends whoever writes it."""
 PAGE = Path("data/report/index.html")
 SUMMARY = Path("data/report/summary.json")
 SHOWN = Path(".temper/report/previous.json")
@@ -46,9 +49,15 @@ def in_step(root: Path) -> bool:
 
 
 def write_again(root: Path, stage: Stage) -> None:
-    """Write the page by the report stage's own command, which leaves the summary as it is. Raises UserError if it fails."""
+    """Write the page by the report stage's own command, which leaves the summary as it is. Raises UserError if it fails.
+
+    One that a signal ends is started again, as any stage of a run is.
+    """
     environment = os.environ | {"PATH": search_path()}
-    done = subprocess.run(stage.cmd, shell=True, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    for _ in range(TRIES):
+        done = subprocess.run(stage.cmd, shell=True, cwd=root, env=environment, capture_output=True, text=True, check=False)
+        if not lost(done.returncode):
+            break
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         raise UserError(f"the report's page cannot be written again: {last}; `temper run --force report` makes all of it")

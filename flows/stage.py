@@ -234,6 +234,11 @@ def _look(place: Path, watch: Callable[[float, str], None]) -> None:
     watch(100 * state["done"] / max(state["total"], 1e-9), f"{what}{done}, {progress.clock(state['left_s'])} left")
 
 
+def lost(code: int) -> bool:
+    """Tell whether a process that ended with this code is worth another attempt: it was preempted, or ended by a signal."""
+    return code == PREEMPTED or _signal(code) != 0
+
+
 def _signal(code: int) -> int:
     """Return the signal that an exit code stands for, as a process or as a shell tells it; 0 for none."""
     if code < 0:

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from flows import history
+from flows import history, sound
 from flows.graph import RunResult, load_graph
 from flows.overlay import effective_params
 from flows.pipeline import Slots, Stages, run
@@ -268,6 +268,25 @@ class TestWhenSomethingHappens:
         assert page.history("work") == ["Pending", "Running", "AwaitingRetry", "Retrying", "Completed"]
         counted = json.loads((root / "out/work.json").read_text())
         assert counted[0] == counted[1] != counted[2]
+
+    def test_a_stage_is_not_given_what_dvc_put_back_from_a_damaged_cache(self, server, tmp_path):
+        root = make_checkout(tmp_path / "c", WORK_STAGE + APART)
+        run(root, *planned(root))
+        out = root / "out/work.json"
+        kept = sound.cached(root, sound.md5(out))
+        kept.chmod(0o644)
+        kept.write_bytes(kept.read_bytes().replace(b"[", b"{"))
+        kept.chmod(0o444)
+        out.unlink()
+        (root / "out/apart").unlink()  # the same bytes: it would serve as a sound copy
+        command(root, "dvc", "checkout", "out/work.json")
+        assert out.read_text().startswith("{"), "DVC has not noticed"
+        result = run(root, *planned(root))
+        assert states(result) == {"work": "cached", "apart": "failed"}
+        assert "out/work.json is not what work made, and no copy of it is sound; run again" in result.rows[1].detail
+        assert states(run(root, *planned(root)))["work"] == "completed"
+        assert (root / "out/apart").read_text() == out.read_text()
+        assert out.read_text().startswith("[")
 
     def test_it_is_not_tried_for_ever(self, server, tmp_path):
         root = make_checkout(tmp_path / "c", "  doomed:\n    cmd: echo try >> tries; kill -9 $$\n    outs: [o]\n")

@@ -108,6 +108,17 @@ def test_a_page_that_cannot_be_written_again_is_said_with_the_last_line(root, re
     assert "report: too much; `temper run --force report`" in error
 
 
+def test_a_page_whose_writer_was_killed_is_begun_again(root, report):
+    dies = "os.path.exists('stop') and not (os.remove('stop') or os.kill(os.getpid(), 9))"
+    (root / "write.py").write_text(WRITE.replace("value > 8", dies))
+    reproduce(root, 1)
+    (root / "stop").touch()
+    (root / PAGE).unlink()
+    code, _, _ = report()
+    assert code == 0
+    assert (root / PAGE).read_text() == "<p>1</p>"
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"summary"'])
 def test_a_damaged_record_counts_as_out_of_step(root, text):
     reproduce(root, 1)
