@@ -11,7 +11,6 @@ from flows.pipeline import run
 from flows.server import HOME, start_in_background
 from tests.flows.checkout import command, make_checkout, planned
 
-
 needs_sqlite3 = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="no sqlite3 here; on Debian: apt-get install sqlite3")
 
 
