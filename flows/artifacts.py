@@ -95,8 +95,8 @@ class Shown:
         for out in self.stage.outs:
             if out.kind == "plot":
                 self._plot(out)
-        table = outs_table(self.root, self.stage, self.remote)
-        self.page.show("outs", lambda: create_markdown_artifact(table, key=key(self.stage.name, "outs")))
+        table, where = outs_table(self.root, self.stage, self.remote), f"Where the outs of `{self.stage.name}` lie"
+        self.page.show("outs", lambda: create_markdown_artifact(table, key=key(self.stage.name, "outs"), description=where))
 
     def _scores(self, after: Scores) -> None:
         """Show the scores, and keep them for the next comparison."""

@@ -19,6 +19,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.overlay import BEFORE
+from tasks.runtime.params import PARAMS_FILE
+
 FOLDER = Path(".temper/history")
 KEPT_RUNS, KEPT_PARAMS = 20, 8
 """Durations that are kept of a stage with the same params, and how many params they are kept of."""
@@ -114,13 +117,26 @@ def _place(root: Path, stage: str) -> Path:
 
 
 def commit(root: Path) -> str | None:
-    """Return the checked-out commit, `+` behind it when tracked files were changed, None outside a git checkout."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    """Return the checked-out commit, `+` behind it when tracked files were changed, None outside a git checkout.
+
+    The params of a run that stand in params.yaml for its time are no change: the record of a run holds them.
+    """
+    described = _git(root, "rev-parse", "--verify", "HEAD")
+    if described is None:
+        return None
+    changed = set((_git(root, "diff", "--name-only", "HEAD", "--", ".") or "").split("\n")) - {""}
+    if (root / BEFORE).exists() and (root / BEFORE).read_text(encoding="utf-8") == _git(root, "show", f"HEAD:./{PARAMS_FILE}"):
+        changed.discard(str(PARAMS_FILE))
+    return described.strip() + ("+" if changed else "")
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """Return what a git command prints, None when it fails or there is no git."""
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
     except OSError:
         return None
-    return done.stdout.strip() or None
+    return done.stdout if done.returncode == 0 else None
 
 
 def versions() -> dict[str, str]:

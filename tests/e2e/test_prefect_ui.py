@@ -18,7 +18,7 @@ from flows.graph import load_graph
 from flows.monitoring import Monitoring
 from flows.overlay import effective_params
 from flows.report import PAGE
-from flows.serve import _bring_up
+from flows.serve import _bring_up, _worker
 from flows.server import Server, start_in_background
 from tasks.runtime.imports import ROOT
 from tests.e2e.conftest import start
@@ -122,15 +122,17 @@ def served(stand_in) -> Iterator[Server]:
         (stand_in / place).write_text((ROOT / place).read_text())
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
+        patch.setenv("TEMPER_ALERTS_SECRET", "http://127.0.0.1:9/nobody")
         server = start_in_background(stand_in, for_workers=True)
         try:
             server.wait()
-            _bring_up(stand_in, server, Monitoring())
+            _bring_up(stand_in, server, Monitoring(notify=("webhook/temper",)))
             (stand_in / PAGE).parent.mkdir(parents=True)
             (stand_in / PAGE).write_text("<h1>The alignment tax of this run</h1>")
             done = start(stand_in, "flows.cli", "run", "corpus", "--set", "small.score=0.625", timeout=600)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-            yield server
+            with _worker(stand_in, server):
+                yield server
         finally:
             server.stop()
 
@@ -166,14 +168,14 @@ class TestTheStory:
         expect(entries).to_have_count(2)
         shoot(page, SCREENSHOTS / "serve", "history")
         entries.first.click()
-        row = page.get_by_role("row", name=re.compile("score"))
-        expect(row.filter(has_text="0.625").filter(has_text="+0.125")).to_be_visible(timeout=PATIENCE)
+        changed = page.locator("tr").filter(has_text="0.625").filter(has_text="+0.125")
+        expect(changed).to_be_visible(timeout=PATIENCE)
         shoot(page, SCREENSHOTS / "serve", "change")
 
     def test_a_run_leads_to_the_report_which_opens(self, served, page):
         page.goto(f"{served.ui_url}/runs/flow-run/{runs(served)[0]['id']}")
         page.get_by_text("Artifacts", exact=True).first.click()
-        page.get_by_role("link", name="links", exact=True).click()
+        page.get_by_text("links", exact=True).click()
         link = page.get_by_role("link", name="Open the report")
         link.wait_for(timeout=PATIENCE)
         shoot(page, SCREENSHOTS / "serve", "links")
@@ -186,12 +188,14 @@ class TestTheStory:
         expect(page.get_by_text("At 02:00 AM every day").first).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_text("Next Run").first).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_text(re.compile("Scheduled for .* 02:00:00 AM")).first).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("Not Ready")).to_have_count(0)
         shoot(page, SCREENSHOTS / "serve", "schedule")
 
     def test_the_automations_say_what_is_watched_for(self, served, page):
         page.goto(f"{served.ui_url}/automations")
         for name in ("a run failed", "a run fell silent", "a stage is slow", "a score is out of bounds"):
             expect(page.get_by_text(f"temper: {name}").first).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("Call webhook").first).to_be_visible(timeout=PATIENCE)
         shoot(page, SCREENSHOTS / "serve", "automations")
 
 

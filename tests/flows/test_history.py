@@ -1,6 +1,8 @@
 """What is remembered of a stage's runs: the last ones, and how long it usually takes with the same params."""
 
 from flows import history
+from flows.overlay import applied, effective_params
+from tests.flows.checkout import command, make_checkout
 
 FEW, MANY = {"steps": 3}, {"steps": 300}
 
@@ -36,3 +38,20 @@ def test_a_file_from_before_durations_were_kept_is_read(tmp_path):
     place.write_text(place.read_text().replace('"durations"', '"older"'))
     assert history.usual(tmp_path, "sft", FEW) is None
     assert history.last(tmp_path, "sft") == entry
+
+
+def test_the_commit_is_marked_when_tracked_files_were_changed_and_not_for_the_params_of_a_run(tmp_path):
+    assert history.commit(tmp_path) is None
+    root = make_checkout(tmp_path / "c")
+    clean = command(root, "git", "rev-parse", "HEAD").strip()
+    assert history.commit(root) == clean
+    with applied(root, effective_params(root, None, ["work.steps=9"])):
+        assert "steps: 9" in (root / "params.yaml").read_text()
+        assert history.commit(root) == clean
+        (root / "work.py").write_text("# edited")
+        assert history.commit(root) == f"{clean}+"
+    command(root, "git", "checkout", "-q", "work.py")
+    (root / "params.yaml").write_text("work: {steps: 7}\n")
+    assert history.commit(root) == f"{clean}+"
+    with applied(root, effective_params(root, None, ["work.steps=9"])):
+        assert history.commit(root) == f"{clean}+"
