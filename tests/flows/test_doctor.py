@@ -19,7 +19,8 @@ from tasks.runtime.params import UserError
 
 
 @pytest.fixture
-def root(finished, tmp_path):
+def root(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))  # this machine's own are not looked at
     return shutil.copytree(finished, tmp_path / "checkout")
 
 
@@ -163,6 +164,23 @@ class TestLeftovers:
         assert left == []
         assert damage(checkpoints.place(1)) is None
         assert (root / ".temper/damaged/sft/0123/step-00000002/weights").read_text() == "torn"
+
+    def test_the_lock_of_a_killed_build_goes_and_that_of_one_at_work_stays(self, root, tmp_path):
+        dead, living = (tmp_path / f"extensions/{name}/lock" for name in ("cpu_adam", "fused_adam"))
+        for lock in (dead, living):
+            lock.parent.mkdir(parents=True)
+            lock.touch()
+        with living.open():
+            mended, left = repaired(root)
+        assert [str(dead) in finding.found for finding in mended] == [True]
+        assert left == []
+        assert not dead.exists()
+        assert living.exists()
+
+    def test_checkpoints_that_wait_for_dvc_are_told_of(self, root):
+        (root / ".temper/finished/sft/0123").mkdir(parents=True)
+        (note,) = found(examine(root), "checkpoints", "note")
+        assert "sft" in note.found
 
     def test_the_files_of_a_run_in_progress_are_not_touched(self, root, dead):
         draft = root / f"data/.words.draft-{dead}"
