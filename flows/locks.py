@@ -132,32 +132,32 @@ def misread(root: Path, place: Path) -> Iterator[tuple[str, str]]:
 
     That is how a flipped bit looks. A change of code, data or params changes whole hashes, and the run cache knows it as well.
     """
-    entries = YAML(typ="safe").load(place.read_text(encoding="utf-8")) or {}
-    known = dict[str, list[str]]()
-    for found in sorted((root / RUNS).glob("??/*/*")):
-        try:
-            entry = YAML(typ="safe").load(found.read_text(encoding="utf-8"))
-            known.setdefault(_outs(entry), []).append(_canonical(entry))
-        except (YAMLError, UnicodeDecodeError, TypeError, KeyError):
-            continue
-    for name, entry in entries.get("stages", {}).items():
+    entries = (YAML(typ="safe").load(place.read_text(encoding="utf-8")) or {}).get("stages", {})
+    known = _run_cache(root)
+    for name, entry in entries.items():
         mine = _canonical(entry)
-        alike = [one for group in known.values() for one in group if len(one) == len(mine)]
-        if mine not in alike and (near := next((one for one in alike if _apart(one, mine) == 1), None)):
+        if mine not in known and (near := next((one for one in known if _one_off(one, mine)), None)):
             at = next(n for n, (one, other) in enumerate(zip(near, mine, strict=True)) if one != other)
             yield str(name), mine[max(0, at - 40) : at + 20]
 
 
-def _outs(entry: dict[str, Any]) -> str:
-    return json.dumps([out["path"] for out in entry.get("outs", [])])
+def _run_cache(root: Path) -> set[str]:
+    """Return every entry that DVC's run cache has, what cannot be read left out: DVC leaves it out too."""
+    found = set[str]()
+    for place in (root / RUNS).glob("??/*/*"):
+        try:
+            found.add(_canonical(YAML(typ="safe").load(place.read_text(encoding="utf-8"))))
+        except (YAMLError, UnicodeDecodeError, TypeError):
+            continue
+    return found
 
 
-def _canonical(entry: dict[str, Any]) -> str:
+def _canonical(entry: Any) -> str:
     return json.dumps(entry, sort_keys=True)
 
 
-def _apart(one: str, other: str) -> int:
-    return sum(a != b for a, b in zip(one, other, strict=True))
+def _one_off(one: str, other: str) -> bool:
+    return len(one) == len(other) and sum(a != b for a, b in zip(one, other, strict=True)) == 1
 
 
 def holders(root: Path) -> set[int]:
