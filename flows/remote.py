@@ -12,10 +12,13 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -90,9 +93,12 @@ def stage(
             prepare(root, remote, params, lock, deps)
             planned = load_graph(root, params, studies).stages[stage]
             shown = Shown(Page(), root, planned)
-            ended = _attempt(root, planned, children, force, say, shown)
+            with until_asked_to_end(children):
+                ended = _attempt(root, planned, children, force, say, shown)
             if beat.ended or patiently(lambda: _dismissed(run_id)):
                 return Cancelled(message=f"this run was {beat.ended or 'dismissed'}: it tells no result")
+            if ended.ending == "stopped":
+                return _tell(replace(ended, ending="preempted", detail=f"its worker was asked to end; {ended.detail}"))
             if ended.ending not in DONE:
                 return _tell(ended)
             transfer(root, "push", planned.target)
@@ -123,6 +129,16 @@ def turn(place: Path, children: Children, say: Callable[[str], None], patience: 
                 yield True
                 return
     yield False
+
+
+@contextlib.contextmanager
+def until_asked_to_end(children: Children) -> Iterator[None]:
+    """Have SIGTERM stop the children with time for their checkpoints; Prefect's own handler would unwind and kill them at once."""
+    before = signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=children.stop, daemon=True).start())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def prepare(
