@@ -29,13 +29,11 @@ from flows.follow import Told, Watch, ending
 from flows.graph import Graph, Stage
 from flows.pulse import patience, patiently
 from flows.redact import redacted
-from flows.remote import DONE, TransferError, entries, record, transfer, wanted
+from flows.remote import DONE, KIND, TransferError, entries, record, transfer, wanted
 from flows.remote import stage as stage_flow
 from flows.stage import Children, Outcome
 from tasks.runtime.params import PARAMS_FILE, UserError
 
-KIND = "cpu"
-"""Of a stage that names none."""
 ENTRY = "flows.remote.stage"
 TAKEN = "temper.taken"
 """Label of a run whose result a coordinator has recorded."""

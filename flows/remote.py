@@ -48,6 +48,8 @@ CHECKOUT = "TEMPER_CHECKOUT"
 """Names the worker's own checkout to the runs it starts, wherever Prefect starts them."""
 TOOLS, STAGES = "TEMPER_TOOLS", "TEMPER_STAGES"
 """Name the sockets of the worker's warm processes (flows.host): of what runs a stage, and of what a stage is."""
+KIND = "cpu"
+"""Of a stage that names none; it sees no GPU, unless it asks for one."""
 REMOTE = "temper-pool"
 ENDING = "stage-ending"
 """Key of the artifact that tells the coordinator how it ended: Prefect stores no results here."""
@@ -157,7 +159,7 @@ def prepare(
 def _attempt(root: Path, planned: Stage, children: Children, force: bool, say: Callable[[str], None], shown: Shown) -> Outcome:
     """Run the stage once, with the GPUs it asks for and no others."""
     env = {HOST: place} if (place := os.environ.get(STAGES)) else {}
-    count = int(planned.meta.get("gpus", 1))
+    count = int(planned.meta.get("gpus", 0 if planned.meta.get("worker", KIND) == KIND else 1))
     try:
         with lent(count, lambda: children.stopping, say) as pinned:
             return attempt(root, planned, children, force=force, say=say, watch=shown.progress, env={**env, **pinned})

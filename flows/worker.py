@@ -28,9 +28,9 @@ from prefect.states import Crashed, Pending
 
 from flows import child, host
 from flows.gpus import devices
-from flows.pool import KIND, make_pool, pool
+from flows.pool import make_pool, pool
 from flows.pulse import away
-from flows.remote import CHECKOUT, STAGES, TOOLS
+from flows.remote import CHECKOUT, KIND, STAGES, TOOLS
 from flows.server import start_in_background
 
 HEARTBEAT = 15.0

@@ -75,6 +75,11 @@ def test_one_that_wants_both_holds_none_while_it_waits(monkeypatch):
     assert ended == ["stopped"]
 
 
+def test_who_asks_for_none_sees_none_and_waits_for_nobody():
+    with lent(2, never, print), lent(0, never, print) as env:
+        assert env == {VISIBLE: ""}
+
+
 def test_more_than_there_are_is_refused():
     with pytest.raises(UserError, match="3 GPUs asked for .* this worker has 2"), lent(3, never, print):
         pass
