@@ -135,7 +135,7 @@ def turn(place: Path, children: Children, say: Callable[[str], None], patience: 
 
 @contextlib.contextmanager
 def until_asked_to_end(children: Children) -> Iterator[None]:
-    """Have SIGTERM stop the children with time for their checkpoints; Prefect's own handler would unwind and kill them at once."""
+    """Have SIGTERM stop the children with time for their checkpoints; Prefect's own handler unwinds, which kills them at once."""
     before = signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=children.stop, daemon=True).start())
     try:
         yield

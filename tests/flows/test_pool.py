@@ -130,8 +130,8 @@ class TestAPipelineOnWorkers:
 
     def test_each_kind_ran_on_its_own_worker_which_keeps_nothing_but_its_cache(self, site):
         assert {kind: site.attempts(kind) for kind in ("cpu", "gpu")} == {"cpu": [], "gpu": []}
-        assert "left" in site.said("gpu")
-        assert "left" not in site.said("cpu")
+        assert "Running stage 'left'" in site.said("gpu")
+        assert "Running stage 'left'" not in site.said("cpu")
         assert not (site.place / "cpu/out").exists()
 
     def test_a_stage_sees_the_gpu_that_it_was_lent(self, site):
