@@ -19,7 +19,7 @@ from tasks.evaluate.linear_probe import fit_logistic, last_states, logits_of
 from tasks.evaluate.refusal_scores import BINS, Said, answerable, defined, measure, part
 from tasks.evaluate.refusal_systems import BASE, SPEAKING, STATING, Answers, Heard, compared, majority, systems
 from tasks.runtime.asking import TEMPERATURE, Asker, asker, resumable
-from tasks.runtime.models import check_folder, load_causal, on_device, set_determinism
+from tasks.runtime.models import check_folder, encode_text, load_causal, on_device, set_determinism
 from tasks.runtime.params import StageParams
 from tasks.runtime.publish import publish, publish_curve, publish_json
 from tasks.runtime.questions import Question, read_questions
@@ -130,7 +130,7 @@ def world(base: Path, known: Sequence[Known], questions: Sequence[Question], sai
     """Return the share of D0, the linear probe's AUROC on test questions of the first set, and whether the world is suitable."""
     model, tokenizer = load_causal(base)
     asked = asker(on_device(model.float()), tokenizer, params.max_new_tokens, params.batch_size)
-    training = [list(asked.tokenizer(one.question)["input_ids"]) for one in known]
+    training = [encode_text(asked.tokenizer, one.question, add_special_tokens=True) for one in known]
     fitted = fit_logistic(last_states(model, training, params.batch_size), [one.known for one in known])
     sets = answerable(questions)
     home = [n for n, member in enumerate(sets[next(iter(sets))]) if member]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tasks.runtime.checkpoint import Checkpoints
+from tasks.runtime.models import encode_text
 from tasks.runtime.probe import Answer, answers, in_portions, logprobs_of, plain, samples
 from tasks.runtime.questions import Question
 from tasks.runtime.stage import Run
@@ -105,7 +106,7 @@ class Asker:
 
     def prompt(self, question: Question) -> list[int]:
         """Return the token ids of a question."""
-        return list(self.tokenizer(question.prompt)["input_ids"])
+        return encode_text(self.tokenizer, question.prompt, add_special_tokens=True)
 
     def _letters(self, questions: Sequence[Question]) -> list[Reply]:
         """Return the likeliest letter of each question, with its share of the probability of all its letters."""

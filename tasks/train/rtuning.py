@@ -18,7 +18,7 @@ from tasks.runtime.confidence import add_words, unknown_words
 from tasks.runtime.fit.params import FitParams
 from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
-from tasks.runtime.models import check_folder, load_causal, set_determinism
+from tasks.runtime.models import check_folder, encode_text, load_causal, set_determinism
 from tasks.runtime.packing import IGNORED, Example, collate, pack
 from tasks.runtime.params import UserError
 from tasks.runtime.probe import plain
@@ -118,7 +118,7 @@ def _example(tokenizer: PreTrainedTokenizerBase, row: Row, verdicts: Verdicts, l
     learned = [(encode_answer(tokenizer, row.answer), True)]
     if row.verdict is not None:
         learned += [(verdicts.sentence, learn_sentence), (encode_answer(tokenizer, row.verdict), True)]
-    parts = [(list(tokenizer(row.prompt)["input_ids"]), False), *learned, ([tokenizer.eos_token_id], True)]
+    parts = [(encode_text(tokenizer, row.prompt, add_special_tokens=True), False), *learned, ([tokenizer.eos_token_id], True)]
     ids = [token for part, _ in parts for token in part]
     return ids, [token if carries else IGNORED for part, carries in parts for token in part]
 

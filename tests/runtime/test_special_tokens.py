@@ -4,14 +4,19 @@ On three kinds of tokenizer: byte-level BPE, as most models have; one whose voca
 SentencePiece with a prefix space. Each with chat tokens added.
 """
 
+from copy import deepcopy
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tasks.runtime.asking import Asker
 from tasks.runtime.directions import conditioned, render, told
 from tasks.runtime.models import encode_completion, encode_prompt, encode_text, holds_special
+from tasks.runtime.probe import plain
+from tasks.runtime.questions import Question
 from tasks.runtime.theorem_prompt import Layout, Posed, Renderer
 from tasks.runtime.verdicts import encode_answer
 from tests.tiny import WORDS
@@ -138,3 +143,11 @@ def test_a_theorem_stays_in_its_question(tokenizer):
     assert special(tokenizer, shown.answer) == ["</s>"]
     frame = ["<s>", "<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"]
     assert special(tokenizer, renderer.prompt([shown], shown.question)) == frame
+
+
+def test_a_question_asked_as_running_text_stays_one(tokenizer):
+    asker = Asker(None, plain(deepcopy(tokenizer)), max_new_tokens=1, batch_size=1)
+    question = Question(id="q", prompt=ESCAPE, answers=["w1"])
+    assert special(tokenizer, asker.prompt(question)) == special(tokenizer, tokenizer("w1")["input_ids"])
+    ordinary = Question(id="q", prompt="What is w1?", answers=["w1"])
+    assert asker.prompt(ordinary) == tokenizer("What is w1?")["input_ids"]
