@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import os
+import statistics
 import sys
 import threading
 import time
@@ -193,7 +194,7 @@ class Stages:
         futures = dict[str, PrefectWrappedFuture[Any, Any]]()
         steps = {step.stage.name: step for step in self.steps}
         ready, running, looked = (
-            Ready(list(steps), self.graph.needs),
+            Ready(list(steps), self.graph.needs, self._likely()),
             dict[concurrent.futures.Future[Any], str](),
             time.monotonic(),
         )
@@ -220,6 +221,13 @@ class Stages:
                 self.children.stop()
             concurrent.futures.wait(running)
             self.finished = True
+
+    def _likely(self) -> dict[str, float]:
+        """Return how many seconds each stage will take, as far as can be told: what it took last, else what is usual here."""
+        known = [step.last_seconds for step in self.steps if step.last_seconds is not None]
+        usual = statistics.median(known) if known else 1.0
+        asked = [step for step in self.steps if step.stale and not step.restored]
+        return {step.stage.name: usual if step.last_seconds is None else step.last_seconds for step in asked}
 
     def _settled(self, step: Step) -> bool:
         """Be done with an unchanged stage without a task, where there are too many of them to be shown one by one."""

@@ -20,9 +20,15 @@ class Ran:
         return max(self.ended.values(), default=0.0)
 
 
-def simulate(order: Sequence[str], needs: Mapping[str, Iterable[str]], seconds: Mapping[str, float], workers: int) -> Ran:
-    """Run stages on `workers`, each as soon as it is ready and a worker is free."""
-    ready, ran, now, free = Ready(order, needs), Ran(), 0.0, workers
+def simulate(
+    order: Sequence[str],
+    needs: Mapping[str, Iterable[str]],
+    seconds: Mapping[str, float],
+    workers: int,
+    known: Mapping[str, float] | None = None,
+) -> Ran:
+    """Run stages on `workers`, each as soon as it is ready and a worker is free; `known` is what the queue is told."""
+    ready, ran, now, free = Ready(order, needs, known), Ran(), 0.0, workers
     running: list[tuple[float, str]] = []
     while True:
         while free and (name := ready.take()) is not None:

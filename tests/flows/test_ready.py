@@ -40,6 +40,29 @@ def test_no_worker_rests_while_a_stage_is_ready(needs, workers):
     assert simulate(list(needs), needs, seconds, workers).makespan <= (2 - 1 / workers) * lower_bound(needs, seconds, workers)
 
 
+@given(graphs(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_knowing_how_long_stages_take_it_is_as_sound(needs, workers, random):
+    seconds = {name: random.choice([0.5, 1.0, 4.0]) for name in needs}
+    ran = simulate(list(needs), needs, seconds, workers, seconds)
+    assert sorted(ran.started) == sorted(needs)
+    assert all(ran.ended[other] <= ran.started[name] for name, others in needs.items() for other in others)
+    assert ran.makespan <= (2 - 1 / workers) * lower_bound(needs, seconds, workers) + 1e-9
+
+
+def test_the_head_of_the_longest_chain_starts_first():
+    needs = {"short": (), "other": (), "head": (), "tail": ("head",)}
+    seconds = {"short": 3.0, "other": 3.0, "head": 3.0, "tail": 6.0}
+    assert list(simulate(list(needs), needs, seconds, 1, seconds).started) == ["head", "tail", "short", "other"]
+    assert simulate(list(needs), needs, seconds, 2).makespan == 12.0
+    assert simulate(list(needs), needs, seconds, 2, seconds).makespan == 9.0 == lower_bound(needs, seconds, 2)
+
+
+def test_of_equal_chains_the_first_of_the_plan_starts_first():
+    needs = {"b": (), "a": (), "c": ("b",), "d": ("a",)}
+    ran = simulate(list(needs), needs, dict.fromkeys(needs, 1.0), 1, dict.fromkeys(needs, 1.0))
+    assert list(ran.started) == ["b", "a", "c", "d"]
+
+
 def test_alone_it_keeps_the_order_of_the_plan():
     needs = {"c": ("a",), "a": (), "b": (), "d": ("b",)}
     ready, given_out = Ready(["a", "b", "c", "d"], needs), []
