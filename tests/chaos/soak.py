@@ -132,6 +132,7 @@ class Soak:
                 os.setsid()
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
+                sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
                 os.chdir(self.root)
                 os.environ.update(self.environment)
                 sys.path.insert(0, str(self.root))
