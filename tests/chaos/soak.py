@@ -185,13 +185,14 @@ class Soak:
     def kill(self, run: psutil.Process, kind: str) -> None:
         """Kill as `kind` says, and see that nothing is left of a run whose coordinator was killed."""
         family = self.family(run)
+        if kind == "child" and not family:
+            return
         self.kinds[kind] += 1
         print(f"kill {sum(self.kinds.values())}: {kind}", file=sys.stderr, flush=True)
         if kind == "child":
-            if family:
-                victim = self.draw.choice(family)
-                self.victims[_name(victim, self.host)] += 1
-                _strike(victim.pid)
+            victim = self.draw.choice(family)
+            self.victims[_name(victim, self.host)] += 1
+            _strike(victim.pid)
             return
         if kind == "group":
             for group in {_group(process) for process in [run, *family] if _group(process)}:
