@@ -1,6 +1,6 @@
 """GPUs of this machine, each lent to one stage at a time by the kernel.
 
-A stage on a worker holds as many as its `meta: {worker: gpu, gpus: 2}` says, else one, of kind cpu none, and sees no other:
+A stage on a worker holds as many as its `meta: {worker: gpu, gpus: 2}` says, else one, and sees no other; of kind cpu none:
 CUDA_VISIBLE_DEVICES is pinned to what it holds. A lease is a `flock`: it ends with the process that holds it, however that dies.
 Prefect's page shows who has which (flows.slots).
 """
@@ -50,9 +50,6 @@ def lent(count: int, stopping: Callable[[], bool], say: Callable[[str], None]) -
     found = devices()
     if not found or not count:
         yield {}
-        return
-    if not count:
-        yield {VISIBLE: ""}
         return
     if count > len(found):
         raise UserError(f"{count} GPUs asked for by `meta: {{gpus: {count}}}`, and this worker has {len(found)}")

@@ -75,9 +75,9 @@ def test_one_that_wants_both_holds_none_while_it_waits(monkeypatch):
     assert ended == ["stopped"]
 
 
-def test_who_asks_for_none_sees_none_and_waits_for_nobody():
+def test_who_asks_for_none_waits_for_nobody():
     with lent(2, never, print), lent(0, never, print) as env:
-        assert env == {VISIBLE: ""}
+        assert env == {}
 
 
 def test_more_than_there_are_is_refused():
