@@ -346,7 +346,7 @@ class Stages:
         if failed := [row for row in rows if row.state == "failed"]:
             return Failed(message="; ".join(f"{row.stage}: {row.detail}" for row in failed))
         ran = sum(row.state == "completed" for row in rows)
-        return Completed(message=f"{ran} stages run, {len(rows) - ran} unchanged")
+        return Completed(message=f"{ran} {'stage' if ran == 1 else 'stages'} run, {len(rows) - ran} unchanged")
 
     def _look(self) -> None:
         """See whether the run was cancelled on the page, which only marks it there, and stop it then."""

@@ -250,7 +250,7 @@ class TestOneRunAndTheNext:
         assert page.states == {"work": "Cached", "apart": "Completed"}
         assert page.tasks["work"]["state"]["type"] == "COMPLETED"
         assert not any("Running stage 'work'" in line for line in page.logs)
-        assert page.flow["state"]["message"] == "1 stages run, 1 unchanged"
+        assert page.flow["state"]["message"] == "1 stage run, 1 unchanged"
 
     def test_nothing_of_the_results_is_stored(self, third, server):
         assert not list((server.log.parent / "storage").glob("*"))
