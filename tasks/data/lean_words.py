@@ -34,8 +34,9 @@ CHAT_TEMPLATE = (
 
 PIECES = r" ?h\d+(?!\w)| ?\d| ?[\p{L}_]+| ?[^\s\p{L}\p{N}_]+|\s+(?!\S)|\s+"
 """What is never merged across: names of hypotheses, digits, words, signs, blanks."""
-WAYS = (Layout(), Layout(comments="head"), Layout(comments="none", informal=False))
-"""How theorems are written in the texts, each as often: as provers of the paper's table are taught, so that none is ahead."""
+WAYS = (Layout(), Layout(), Layout(), Layout(comments="head"), Layout(comments="none", informal=False))
+"""How the theorems of a text are written, each way as often as it stands here. The first is that of the whole method, so an
+ablation without words or comments starts from a base that has read less of its own kind."""
 
 
 class Params(StageParams):
@@ -59,10 +60,10 @@ class Params(StageParams):
 def main(params: Params, run: Run, *, atlas: In, drafts: In, records: In, corpus: Out, tokenizer: Out) -> None:
     """Write texts of the training records in `records`, and of new theorems of Atlas, and their tokenizer."""
     source = records / "records.jsonl" if records.is_dir() else records
-    told = [record for record in read_records(source, Posed) if record.split == "train"]
+    known = [record for record in read_records(source, Posed) if record.split == "train"]
     if params.library:
-        told += library(load_theorems(atlas), read_records(drafts, Posed), params.library, params.seed)
-    texts = files(told, params)
+        known += library(load_theorems(atlas), read_records(drafts, Posed), params.library, params.seed)
+    texts = files(known, params)
     if len(texts) <= params.heldout:
         raise UserError(f"{source}: {len(texts)} texts, of which lean-words.heldout: {params.heldout} are held out; lower it")
     with publish(corpus) as draft:
@@ -74,28 +75,31 @@ def main(params: Params, run: Run, *, atlas: In, drafts: In, records: In, corpus
 
 
 def files(records: Sequence[Posed], params: Params) -> list[list[dict[str, str]]]:
-    """Return texts of several theorems each, every one as its question and its proof, mixed and told in several ways by the seed.
+    """Return texts of several theorems each, every one as its question and its proof, mixed by the seed.
 
-    Raises UserError for a proof that does not prove its statement.
+    A text is written in one way. Raises UserError for a proof that does not prove its statement.
     """
     draw = random.Random(params.seed)
-    told = []
-    for record in draw.sample(records, len(records)):
-        layout = draw.choice(WAYS)
-        try:
-            told.append({"question": layout.question(record), "proof": layout.shown(record)})
-        except ValueError as error:
-            raise UserError(f"record {record.Name}: {error}; mend its Proof or Statement") from None
     texts: list[list[dict[str, str]]] = []
-    size = params.file
-    for one in told:
+    size, layout = params.file, WAYS[0]
+    for record in draw.sample(records, len(records)):
+        one = told(record, layout)
         size += len("".join(one.values()))
         if size > params.file:
-            texts.append([one])
+            layout = draw.choice(WAYS)
+            one = told(record, layout)
+            texts.append([])
             size = len("".join(one.values()))
-        else:
-            texts[-1].append(one)
+        texts[-1].append(one)
     return texts
+
+
+def told(record: Posed, layout: Layout) -> dict[str, str]:
+    """Return a theorem as a text has it. Raises UserError for a proof that does not prove its statement."""
+    try:
+        return {"question": layout.question(record), "proof": layout.shown(record)}
+    except ValueError as error:
+        raise UserError(f"record {record.Name}: {error}; mend its Proof or Statement") from None
 
 
 def byte_pairs(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:

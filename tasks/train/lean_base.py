@@ -6,6 +6,7 @@ nothing is to be learned of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -21,6 +22,7 @@ from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Record, read_records
 from tasks.runtime.stage import In, Out, Run
+from tasks.runtime.theorem_prompt import Layout, Renderer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -105,16 +107,17 @@ def check_shape(params: Params) -> None:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, source: Path, params: Params) -> list[Example]:
-    """Return the files as examples, each proof ended by the token that ends a text. Raises UserError for one that is too long."""
-    examples: list[Example] = []
-    for number, file in enumerate(read_records(source, File), 1):
-        pieces = tokenizer([piece for theorem in file.theorems for piece in (theorem.question, theorem.proof)])["input_ids"]
-        ids: list[int] = []
-        labels: list[int] = []
-        for question, proof in zip(pieces[::2], pieces[1::2], strict=True):
-            ended = [*proof, tokenizer.eos_token_id]
-            ids += [*question, *ended]
-            labels += [*(question if params.learned == "all" else [IGNORED] * len(question)), *ended]
+    """Return the files as a prover will meet them: all theorems but the last are examples, then comes the one to be proved.
+
+    To the token: a base that had not read the marks of a prompt forgot what it knew while provers learned them. Raises UserError
+    for a file that is too long.
+    """
+    files = list(read_records(source, File))
+    texts = [text for file in files for theorem in file.theorems for text in (theorem.question, theorem.proof)]
+    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    renderer, examples = Renderer(tokenizer, Layout()), []
+    for number, file in enumerate(files, 1):
+        ids, labels = _framed(renderer, [(next(pieces), next(pieces)) for _ in file.theorems], params)
         if len(ids) > params.max_length:
             raise UserError(
                 f"{source}: record {number} has {len(ids)} tokens; set {params.section}.max_length: {len(ids)} or more, or "
@@ -122,6 +125,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, source: Path, params: Params) -> 
             )
         examples.append((ids, labels))
     return examples
+
+
+def _framed(renderer: Renderer, theorems: Sequence[tuple[list[int], list[int]]], params: Params) -> Example:
+    """Return the tokens and labels of one file, given by the tokens of its questions and proofs."""
+    ids, labels = list(renderer.before), [IGNORED] * len(renderer.before)
+    for place, (question, proof) in enumerate(theorems, 1):
+        last = place == len(theorems)
+        given = [*question, *(renderer.after if last else [])]
+        behind = [renderer.end] if last else renderer.separator
+        ids += [*given, *proof, *behind]
+        labels += [*([IGNORED] * len(given)), *proof, *(behind if last else [IGNORED] * len(behind))]
+    return ids, ids if params.learned == "all" else labels
 
 
 def new_model(params: Params, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:

@@ -9,6 +9,7 @@ from tasks.runtime.models import load_causal, load_tokenizer
 from tasks.runtime.packing import IGNORED
 from tasks.runtime.params import UserError
 from tasks.runtime.records import write_records
+from tasks.runtime.theorem_prompt import Encoded, Layout, Renderer
 from tasks.train import lean_base
 from tests.train.stages import curve_of, published
 
@@ -32,16 +33,20 @@ def test_the_same_params_give_the_same_bytes_and_random_heads_others(run):
     assert done["model/model.safetensors"] != published(run(lean_base, "plain", copying=False))["model/model.safetensors"]
 
 
-def test_only_proofs_are_learned_or_all_is(world):
+def test_only_proofs_are_learned_or_all_is_and_the_last_stands_in_the_frame_of_a_prompt(world):
     words = load_tokenizer(world / "tokenizer")
+    frame = Renderer(words, Layout())
     theorems = [{"question": "w1 w2", "proof": "w3"}, {"question": "w4", "proof": "w5 w6"}]
     write_records(world / "files/two.jsonl", [{"theorems": theorems}])
     w, end = [words.convert_tokens_to_ids(f"w{number}") for number in range(7)], words.eos_token_id
-    given = [w[1], w[2], w[3], end, w[4], w[5], w[6], end]
-    proofs = [IGNORED, IGNORED, w[3], end, IGNORED, w[5], w[6], end]
-    for learned, labels in (("all", given), ("proofs", proofs)):
-        params = lean_base.Params(learned=learned)
-        assert lean_base.encode(words, world / "files/two.jsonl", params) == [(given, labels)]
+    shown = Encoded([w[1], w[2]], [w[3], end])
+    given = [*frame.prompt([shown], [w[4]]), w[5], w[6], end]
+    params = lean_base.Params(learned="all")
+    assert lean_base.encode(words, world / "files/two.jsonl", params) == [(given, given)]
+    ((ids, labels),) = lean_base.encode(words, world / "files/two.jsonl", lean_base.Params())
+    assert ids == given
+    assert [label for label in labels if label != IGNORED] == [w[3], w[5], w[6], end]
+    assert all(label in (IGNORED, token) for label, token in zip(labels, ids, strict=True))
 
 
 @pytest.mark.parametrize(
