@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BACK = 3
 """Tokens back that a match takes in."""
-THETA = 1e8
+THETA = 1e6
 """Base of the rotary positions: at the usual 10,000 too few dimensions of a small head keep still over a whole proof."""
 CONSTANT, IDENTITY = 0.3, 0.1
 """Size of the one dimension that is equal in all embeddings, and standard deviation of those that tell tokens apart."""

@@ -27,13 +27,13 @@ def witness(source: Theorems, rng: random.Random, level: int) -> Instance:
     if level == 3:
         high, low = x + a, x
         claim = f"∃ x y : Nat, x + y = {high + low} ∧ x = y + {a}"
-        taken = Line(f"refine ⟨{high}, {low}, ?_, ?_⟩", f"Take {high} and {low}.")
+        taken = Line(f"refine ⟨{high}, {low}, ?_, ?_⟩", f"Take ({high}, {low}).")
         lines = (taken, Line("· rfl", "Their sum is right."), Line("· rfl", "So is their difference."))
         return Instance((), (), claim, lines, ((f"exact ⟨{high}, {low}, by decide⟩",), (f"exact ⟨{high}, {low}, rfl, rfl⟩",)))
     left = f"x + {a}" if level == 1 else f"x * {b} + {a}"
     value = x + a if level == 1 else x * b + a
     claim = f"∃ x : Nat, {left} = {value}" if rng.random() < 0.5 else f"∃ x : Nat, {value} = {left}"
-    return Instance((), (), claim, (Line(f"exact ⟨{x}, rfl⟩", f"Take {x}."),), ((f"refine ⟨{x}, ?_⟩", "decide"),))
+    return Instance((), (), claim, (Line(f"exact ⟨{x}, rfl⟩", f"Take ({x})."),), ((f"refine ⟨{x}, ?_⟩", "decide"),))
 
 
 def sum_order(source: Theorems, rng: random.Random, level: int) -> Instance:
