@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -103,10 +104,12 @@ def stage(
                 return _tell(replace(ended, ending="preempted", detail=f"its worker was asked to end; {ended.detail}"))
             if ended.ending not in DONE:
                 return _tell(ended)
-            transfer(root, "push", planned.target)
+            with ThreadPoolExecutor(1) as beside:
+                pushing = beside.submit(transfer, root, "push", planned.target)
+                shown.outs()
+            pushing.result()
         except TransferError as error:
             return _tell(Outcome("preempted", detail=str(error)))
-        shown.outs()
         told = _tell(ended, {planned.file: {stage: entries(root, planned.file)[stage]}})
         shutil.rmtree(root)
         return told
