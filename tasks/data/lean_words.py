@@ -51,7 +51,7 @@ class Params(StageParams):
     """Longest text, in tokens, that the models of this tokenizer take."""
     library: int = Field(400, ge=0, le=100_000)
     """Theorems of each family, at most, that are told beside the training records; no Lean has checked them."""
-    file: int = Field(700, ge=1)
+    file: int = Field(500, ge=1)
     """Most characters of a text: as many theorems as fit, at least one. Cut into pieces, a proof would lose its statement.
     Where several theorems stand, each has its h1, so copying is learned best from texts of one."""
     heldout: int = Field(12, ge=1)
