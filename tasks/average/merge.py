@@ -175,7 +175,7 @@ def _understood(folder: Path) -> dict[str, Any] | None:
     from transformers import AutoConfig
 
     try:
-        fields: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
+        fields: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
     except (ValueError, StrictDataclassError):
         return None
     return {key: value for key, value in fields.items() if key not in BOOKKEEPING}

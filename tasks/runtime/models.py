@@ -63,7 +63,7 @@ def load_weights(kind: Any, folder: Path, **more: Any) -> tuple[PreTrainedModel,
     from safetensors import SafetensorError
 
     asked = {"dtype": "auto", "attn_implementation": "sdpa", "ignore_mismatched_sizes": True, "output_loading_info": True}
-    asked |= {"use_safetensors": True, "trust_remote_code": False}
+    asked |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
     try:
         model, found = kind.from_pretrained(folder, **asked, **more)
     except SafetensorError as error:
@@ -74,11 +74,14 @@ def load_weights(kind: Any, folder: Path, **more: Any) -> tuple[PreTrainedModel,
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder. Raises UserError when there is none, or it lacks an end or padding token."""
+    """Load the tokenizer of a folder. Raises UserError when there is none, or it lacks an end or padding token.
+
+    It is told that its files are local: else what `save_pretrained` writes would say whether this process may ask the hub.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no tokenizer can be loaded from it: {error}") from None
     if tokenizer.eos_token_id is None:

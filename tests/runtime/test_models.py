@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from huggingface_hub import constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -71,6 +72,15 @@ def test_a_pickle_is_refused_before_it_is_opened(copy):
     (copy / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/opened'\ntR.")
     with pytest.raises(UserError, match="pickled weights .pytorch_model.bin., which can run code"):
         load_causal(copy)
+
+
+def test_what_is_saved_does_not_tell_whether_the_process_may_ask_the_hub(copy, tmp_path, monkeypatch):
+    written = []
+    for offline in (False, True):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        load_tokenizer(copy).save_pretrained(tmp_path / str(offline))
+        written.append((tmp_path / str(offline) / "tokenizer_config.json").read_bytes())
+    assert written[0] == written[1]
 
 
 def test_a_tokenizer_with_more_words_than_the_model_is_refused(copy):
