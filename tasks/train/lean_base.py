@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from tasks.runtime.fit.params import FitParams
 from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import load_tokenizer, set_determinism
@@ -23,23 +22,22 @@ from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Record, read_records
 from tasks.runtime.stage import In, Out, Run
 from tasks.runtime.theorem_prompt import Layout, Renderer
+from tasks.train.llama import LlamaParams, check_shape, new_llama
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 
-class Params(FitParams):
+class Params(LlamaParams):
     """Shape and training of the base model."""
 
     section: ClassVar[str] = "lean-base"
+    layers: int = Field(4, ge=2, le=128)
+    """Transformer blocks; copying takes two."""
+    heads: int = Field(4, ge=4, le=128)
+    """Attention heads; copying takes four."""
     hidden_size: int = Field(128, ge=32, le=8192)
     """Width of the residual stream."""
-    layers: int = Field(4, ge=2, le=128)
-    """Transformer blocks."""
-    heads: int = Field(4, ge=4, le=128)
-    """Attention heads; they share `hidden_size` evenly."""
-    intermediate_size: int = Field(384, ge=8, le=65_536)
-    """Width of the feed-forward layers."""
     positions: int = Field(1024, ge=8, le=131_072)
     """Longest sequence that the model will take, in tokens; at least `max_length`."""
     copying: bool = True
@@ -94,18 +92,6 @@ def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, score
         run.checkpoints.clear()
 
 
-def check_shape(params: Params) -> None:
-    """Raise UserError when the shape contradicts itself."""
-    name = params.section
-    if params.hidden_size % params.heads or params.hidden_size // params.heads % 2:
-        raise UserError(
-            f"{name}.hidden_size: {params.hidden_size} is not an even number for each of {params.heads} heads; "
-            f"use a multiple of {2 * params.heads}"
-        )
-    if params.max_length > params.positions:
-        raise UserError(f"{name}.max_length: {params.max_length} is more than positions: {params.positions}; raise positions")
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, source: Path, params: Params) -> list[Example]:
     """Return the files as a prover will meet them: all theorems but the last are examples, then comes the one to be proved.
 
@@ -140,27 +126,10 @@ def _framed(renderer: Renderer, theorems: Sequence[tuple[list[int], list[int]]],
 
 
 def new_model(params: Params, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """Return a new Llama, its input and output embeddings tied."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+    """Return a new Llama, with heads that copy if they are wanted."""
     from tasks.train.copying_heads import THETA, plant
 
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=params.hidden_size,
-            intermediate_size=params.intermediate_size,
-            num_hidden_layers=params.layers,
-            num_attention_heads=params.heads,
-            num_key_value_heads=params.heads,
-            max_position_embeddings=params.positions,
-            rope_parameters={"rope_type": "default", "rope_theta": THETA},
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    model = new_llama(params, tokenizer, rope_parameters={"rope_type": "default", "rope_theta": THETA})
     if params.copying:
         plant(model, params.seed)
     return model

@@ -11,36 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
-from tasks.runtime.fit.params import FitParams
 from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import load_tokenizer, set_determinism
 from tasks.runtime.packing import Example, collate, pack
-from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Text, read_records
 from tasks.runtime.stage import In, Out, Run
+from tasks.train.llama import LlamaParams, check_shape, new_llama
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
-class Params(FitParams):
+class Params(LlamaParams):
     """Shape and training of the base model."""
 
     section: ClassVar[str] = "pretrain"
-    hidden_size: int = Field(128, ge=8, le=8192)
-    """Width of the residual stream."""
-    layers: int = Field(6, ge=1, le=128)
-    """Transformer blocks."""
-    heads: int = Field(4, ge=1, le=128)
-    """Attention heads; they share `hidden_size` evenly."""
-    intermediate_size: int = Field(384, ge=8, le=65_536)
-    """Width of the feed-forward layers."""
-    positions: int = Field(512, ge=8, le=131_072)
-    """Longest sequence that the model will take, in tokens; at least `max_length`."""
 
 
 def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, scores: Out, curve: Out) -> None:
@@ -58,7 +45,7 @@ def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, score
     from tasks.runtime.fit.trainer import PackedLoss, arguments, mean_loss, publish_model
 
     plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
-    model = new_model(params, words)
+    model = new_llama(params, words)
     parameters = model.num_parameters()
     trainer = PackedLoss(
         model,
@@ -85,17 +72,6 @@ def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, score
         run.checkpoints.clear()
 
 
-def check_shape(params: Params) -> None:
-    """Raise UserError when the shape contradicts itself."""
-    if params.hidden_size % params.heads or params.hidden_size // params.heads % 2:
-        raise UserError(
-            f"pretrain.hidden_size: {params.hidden_size} is not an even number for each of {params.heads} heads; "
-            f"use a multiple of {2 * params.heads}"
-        )
-    if params.max_length > params.positions:
-        raise UserError(f"pretrain.max_length: {params.max_length} is more than positions: {params.positions}; raise positions")
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Path, max_length: int) -> list[Example]:
     """Return the documents of a file, each ended by one end-of-sequence token; a long one in pieces of at most `max_length`."""
     documents = tokenizer([record.text for record in read_records(texts, Text)])["input_ids"]
@@ -105,27 +81,6 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Path, max_length: int) -> 
         cut = [whole[start : start + max_length] for start in range(0, len(whole), max_length)]
         pieces += [(piece, piece) for piece in cut if len(piece) > 1]
     return pieces
-
-
-def new_model(params: Params, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """Return a Llama with random weights, its input and output embeddings tied."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=params.hidden_size,
-            intermediate_size=params.intermediate_size,
-            num_hidden_layers=params.layers,
-            num_attention_heads=params.heads,
-            num_key_value_heads=params.heads,
-            max_position_embeddings=params.positions,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from tasks.runtime.packing import IGNORED, Example, pack
 from tasks.runtime.records import Completion, Text, read_records
 from tasks.runtime.stage import Run
 from tasks.train import pretrain, sft
+from tasks.train.llama import new_llama
 
 THREADS = 2
 
@@ -67,7 +68,7 @@ def atlas() -> Case:
 
     def model() -> PreTrainedModel:
         torch.manual_seed(0)
-        return pretrain.new_model(pretrain.Params(), tokenizer)
+        return new_llama(pretrain.Params(), tokenizer)
 
     return Case(
         "Llama 1.4M, made-up words", model, tokenizer, sft.encode(tokenizer, records, params, "made up").examples, 128, 16

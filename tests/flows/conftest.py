@@ -1,12 +1,13 @@
 """Small checkouts whose stages are shell commands: DVC is real, the work takes milliseconds."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
+from moto.server import ThreadedMotoServer
 
 PIPELINE = """
 stages:
@@ -48,6 +49,16 @@ count:
 each: {scale: 1.0}
 items: [one, two]
 """
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[str]:
+    """An S3 server on a loopback port."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

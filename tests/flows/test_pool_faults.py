@@ -11,23 +11,18 @@ from prefect.settings import temporary_settings
 
 from flows.follow import ending
 from flows.remote import entries
+from tests.flows.checkout import WORK_STAGE
 from tests.flows.site import Site, signal_tree
 from tests.flows.test_stage import wait_for
 
-STAGES = """\
-  work:
-    cmd: python -m work --out out/work.json --scores out/scores.json --curve out/curve.csv
-    params: [work]
-    deps: [work.py]
-    outs: [out/work.json]
-    metrics: [{out/scores.json: {cache: true}}]
-    plots: [{out/curve.csv: {x: step, y: loss}}]
-    meta: {worker: gpu}
+STAGES = f"""\
+{WORK_STAGE.rstrip()}
+    meta: {{worker: gpu}}
   lonely:
     cmd: echo lonely > out/lonely
     deps: [work.py]
     outs: [out/lonely]
-    meta: {worker: nowhere}
+    meta: {{worker: nowhere}}
 """
 LOST_AFTER = "12"
 PATIENCE = 240

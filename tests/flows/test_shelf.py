@@ -10,7 +10,6 @@ import boto3
 import httpx
 import pytest
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
 
 from flows import shelf as shelves
 from flows.shelf import Shelf, contents, inside, provenance, scores_of
@@ -19,16 +18,6 @@ from tasks.runtime.params import UserError
 from tests.flows.faulty import FAULTS, Faulty
 
 BUCKET = "models-of-mine"
-
-
-@pytest.fixture(scope="module")
-def storage():
-    """An S3 server on a loopback port."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from flows import remote
 from flows.host import TOOLS, kept
@@ -10,15 +9,6 @@ from flows.remote import TransferError, transfer, use_remote
 from tests.flows.checkout import command, make_checkout
 from tests.flows.faulty import FAULTS, Faulty
 from tests.flows.site import KEYS
-
-
-@pytest.fixture(scope="module")
-def storage():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture(scope="module")
