@@ -40,7 +40,7 @@ from flows import history, monitoring, sound
 from flows.addresses import of_run, remote_of, served_at
 from flows.artifacts import Page, Shown, scores_of
 from flows.gpus import Stopped, devices, lent
-from flows.graph import Graph, RunResult, StageResult, Step
+from flows.graph import Graph, RunResult, Stage, StageResult, Step
 from flows.host import TOOLS, kept, warm
 from flows.monitoring import Watch
 from flows.pool import Pools
@@ -108,6 +108,14 @@ def run(
     if stages.interrupted:
         raise KeyboardInterrupt
     return stages.result()
+
+
+def threads_of(stage: Stage, params: Mapping[str, Any]) -> int:
+    """Return the most threads that a command of a stage sets, or, where it sets none, that its sections name; 0 if none does."""
+    sections = [params.get(key.split(".")[0]) for key in stage.param_keys]
+    named = max((int(body.get("threads", 0)) for body in sections if isinstance(body, Mapping)), default=0)
+    commands = [dict(one.split("=", 1) for one in given) for given in (stage.sets, *(sets for _, sets in stage.further))]
+    return max(int(given.get("threads", named)) for given in commands)
 
 
 class Slots:
@@ -305,7 +313,7 @@ class Stages:
         stage, section = step.stage, self.params.get(step.stage.section or "") or {}
         gpus = int(stage.meta.get("gpus", len(devices()))) if stage.meta.get("worker") == "gpu" else 0
         try:
-            with self.slots.taken(self._threads(step)), lent(gpus, lambda: self.children.stopping, say) as pinned:
+            with self.slots.taken(threads_of(stage, self.params)), lent(gpus, lambda: self.children.stopping, say) as pinned:
                 env = {**self.host, **pinned}
                 with self.watch.pace(stage.name, section):
                     return attempt(self.root, stage, self.children, force=step.forced, say=say, watch=shown.progress, env=env)
@@ -313,11 +321,6 @@ class Stages:
             return Outcome("failed", code=REFUSED, detail=str(error))
         except Stopped as stopped:
             return Outcome("stopped", detail=str(stopped))
-
-    def _threads(self, step: Step) -> int:
-        """Return the threads of a stage: the most that one of its sections names, since its commands run one after another."""
-        sections = [self.params.get(key.split(".")[0]) for key in step.stage.param_keys]
-        return max((int(body.get("threads", 0)) for body in sections if isinstance(body, Mapping)), default=0)
 
     def _blocker(self, name: str) -> str | None:
         """Return the stage further up that failed or was stopped, or None when `name` can run; what it needs has been asked."""

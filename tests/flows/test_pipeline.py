@@ -18,7 +18,7 @@ import pytest
 from flows import history, sound
 from flows.graph import RunResult, load_graph
 from flows.overlay import effective_params
-from flows.pipeline import Slots, Stages, run
+from flows.pipeline import Slots, Stages, run, threads_of
 from flows.plan import plan
 from flows.server import start_in_background
 from flows.stage import Outcome
@@ -72,6 +72,21 @@ class TestSlots:
         slots = Slots(cores=2, jobs=8)
         with slots.taken(64):
             assert not Late(slots, 1).got.wait(0.1)
+
+
+@pytest.mark.parametrize(
+    ("params", "cmd", "threads"),
+    [
+        ("work: {}", "", 0),
+        ("work: {threads: 2}", "", 2),
+        ("work: {threads: 2}", " --set threads=1", 1),
+        ("work: {}", " --set steps=5 --set threads=1", 1),
+    ],
+)
+def test_the_threads_of_a_stage_are_those_its_command_sets_or_else_its_section_names(tmp_path, params, cmd, threads):
+    root = make_checkout(tmp_path / "c", WORK_STAGE.replace(" --out", f"{cmd} --out", 1), params)
+    graph, _, given = planned(root)
+    assert threads_of(graph.stages["work"], given) == threads
 
 
 def test_unchanged_stages_without_number_are_in_the_summary_and_no_tasks(tmp_path, monkeypatch):
