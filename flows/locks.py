@@ -1,8 +1,8 @@
 """The files in which DVC keeps what it has done and who is at it: what a killed DVC leaves there, and how that is mended.
 
-DVC writes both in place, so a kill can leave half of either: half a list of holders stops every later DVC, half a dvc.lock every
-later run. A run mends them by itself before it plans, under its lease; the doctor tells of them and of what a run cannot see.
-What is taken out of dvc.lock is not lost: DVC's run cache knows the stage, and puts its outs back without running it.
+DVC writes both in place, so a kill can leave half of either, or nothing: such a list of holders stops every later DVC, such a
+dvc.lock every later run. A run mends them by itself before it plans, under its lease; the doctor tells of them and of what a run
+cannot see. What is taken out of dvc.lock is not lost: DVC's run cache knows the stage, and puts its outs back without running it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def recover(root: Path) -> list[str]:
             release(root, dead)
     for place in lock_files(root):
         text = place.read_bytes()
-        if text and not text.endswith(b"\n"):
+        if not text.endswith(b"\n"):
             lost = rebuild(root, place)
-            notices.append(f"a killed DVC left half of {place.relative_to(root)}; {_kept(lost)}")
+            left = "half" if text else "nothing"
+            notices.append(f"a killed DVC left {left} of {place.relative_to(root)}; {_kept(lost if text else ['all stages'])}")
     return notices
 
 
@@ -57,7 +58,7 @@ def lock_fault(place: Path) -> str | None:
     from voluptuous import Invalid
 
     try:
-        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(place.read_text(encoding="utf-8")) or {"schema": "2.0"})
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(place.read_text(encoding="utf-8")) or {})
     except UnicodeDecodeError as error:
         return f"it is not text ({error.reason} at byte {error.start})"
     except (YAMLError, Invalid) as error:

@@ -231,9 +231,13 @@ class Soak:
     def look(self) -> None:
         """See that nothing done was lost: a recorded stage has not run again, and no sealed checkpoint went without its outs."""
         recorded = self.recorded()
+        self.dump("look")
         for stage, token in self.tokens.items():
-            if self.token(stage) != token:
-                self.fault("lost result", f"{stage} was recorded and has run again")
+            if (now := self.token(stage)) != token:
+                lock = (self.root / "dvc.lock").read_text() if (self.root / "dvc.lock").exists() else "none"
+                forked = "\n".join((self.root.parent / "host.log").read_text().splitlines()[-12:])
+                told = f"lease {token} is {now}; it has now {recorded}; forked: {forked}; dvc.lock: {lock}"
+                self.fault("lost result", f"{stage} was recorded and has run again; {told}; {self.tail()}")
         self.tokens = {stage: self.token(stage) for stage in recorded}
         newest = max((int(path.parent.name[5:]) for path in self.root.glob(".temper/*/sft/*/*/step-*/complete")), default=0)
         if newest < self.newest and "tune" not in recorded:
@@ -262,8 +266,18 @@ class Soak:
             self.look()
             self.reset()
         elif code != 1:
-            said = (self.root / ".temper/soak.log").read_text(errors="replace")[-1500:]
+            said = self.tail()
             self.fault("stuck lease" if code == 3 or "already being run" in said else "refused", f"{code}: {said}")
+
+    def dump(self, what: str) -> None:
+        """Note, among what runs say, what is recorded and who has held the leases."""
+        with (self.root / ".temper/soak.log").open("a") as log:
+            tokens = {stage: self.token(stage) for stage in STAGE_OF}
+            log.write(f"-- {what} after {sum(self.kinds.values())} kills: recorded {self.recorded()}, leases {tokens}\n")
+
+    def tail(self) -> str:
+        """The last that runs have said."""
+        return (self.root / ".temper/soak.log").read_text(errors="replace")[-1500:]
 
     def fault(self, kind: str, what: str) -> None:
         """Note something that must not be."""
@@ -356,9 +370,8 @@ def warmed(place: Path):
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(place / "server")], cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True
     )
-    host = subprocess.Popen(
-        [sys.executable, "-m", "tasks.runtime.host", str(address)], cwd=ROOT, env=variables, stdout=subprocess.DEVNULL
-    )
+    with (place / "host.log").open("wb") as log:
+        host = subprocess.Popen([sys.executable, "-m", "tasks.runtime.host", str(address)], cwd=ROOT, env=variables, stdout=log)
     try:
         url = server.stdout.readline().strip()
         assert url, "the Prefect server did not come up"

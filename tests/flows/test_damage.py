@@ -153,6 +153,19 @@ class TestARunMendsByItself:
         assert outs(root) == whole
         assert ran(root) == done
 
+    def test_nothing_of_a_lock_file_is_made_up_for_by_the_run_cache(self, root):
+        """DVC opens the file before it writes: killed in between, it leaves no byte, and no later DVC would start."""
+        whole, done = outs(root), ran(root)
+        (root / "dvc.lock").write_text("")
+        assert locks.lock_fault(root / "dvc.lock")
+        assert locks.recover(root) == [
+            "a killed DVC left nothing of dvc.lock; the entries of all stages are taken from the run cache"
+        ]
+        assert locks.lock_fault(root / "dvc.lock") is None
+        reproduce(root)
+        assert outs(root) == whole
+        assert ran(root) == done
+
     def test_half_a_list_of_holders_is_removed(self, root):
         (root / locks.RWLOCK).write_text("")
         assert locks.recover(root) == [f"a killed DVC left half of {locks.RWLOCK}; it is removed"]
