@@ -1,7 +1,7 @@
 """What a prover of Atlas starts from: a tokenizer that knows Lean, and the texts from which a base model learns to read it.
 
-The base model reads files of several theorems, some told in words and commented, some bare, as a general model has read all
-kinds of Lean before it learns to prove. No theorem that is measured is among them.
+The base model reads theorems alone, and files of several, as a general model has read much Lean before it learns to prove. No
+theorem that is measured is among them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ CHAT_TEMPLATE = (
 
 PIECES = r" ?h\d+(?!\w)| ?\d| ?[\p{L}_]+| ?[^\s\p{L}\p{N}_]+|\s+(?!\S)|\s+"
 """What is never merged across: names of hypotheses, digits, words, signs, blanks."""
-WAYS = (Layout(), Layout(), Layout(), Layout(comments="head"), Layout(comments="none", informal=False))
-"""How the theorems of a text are written, each way as often as it stands here. The first is that of the whole method, so an
-ablation without words or comments starts from a base that has read less of its own kind."""
+LAYOUT = Layout()
+"""How all theorems are written: as the whole method puts them. Three ways side by side cost a small model more than twice the
+loss; so an ablation without words or comments starts from a base that has read nothing of its own kind."""
 
 
 class Params(StageParams):
@@ -44,16 +44,18 @@ class Params(StageParams):
 
     section: ClassVar[str] = "lean-words"
     seed: int = Field(0, ge=0)
-    """Seed of new theorems, and of the order and way in which all are written."""
+    """Seed of new theorems, and of the order of all."""
     vocabulary: int = Field(600, ge=300, le=65_536)
     """Most tokens; the bytes are 256 of them."""
     max_length: int = Field(1024, ge=64, le=131_072)
     """Longest text, in tokens, that the models of this tokenizer take."""
     library: int = Field(400, ge=0, le=100_000)
     """Theorems of each family, at most, that are told beside the training records; no Lean has checked them."""
-    file: int = Field(500, ge=1)
-    """Most characters of a text: as many theorems as fit, at least one. Cut into pieces, a proof would lose its statement.
-    Where several theorems stand, each has its h1, so copying is learned best from texts of one."""
+    shown: float = Field(0.3, ge=0, le=1)
+    """Share of the theorems that stand in texts of several, as behind a prover's examples; the others stand alone."""
+    file: int = Field(1500, ge=1)
+    """Most characters of a text of several: as many theorems as fit, at least one. Cut into pieces, a proof would lose its
+    statement."""
     heldout: int = Field(12, ge=1)
     """Texts on which the base model is measured."""
 
@@ -76,29 +78,28 @@ def main(params: Params, run: Run, *, atlas: In, drafts: In, records: In, corpus
 
 
 def files(records: Sequence[Posed], params: Params) -> list[list[dict[str, str]]]:
-    """Return texts of several theorems each, every one as its question and its proof, mixed by the seed.
+    """Return texts of theorems, every one as its question and its proof, drawn by the seed: of one, and of several.
 
-    A text is written in one way. Raises UserError for a proof that does not prove its statement.
+    Raises UserError for a proof that does not prove its statement.
     """
     draw = random.Random(params.seed)
-    texts: list[list[dict[str, str]]] = []
-    size, layout = params.file, WAYS[0]
-    for record in draw.sample(records, len(records)):
-        one = told(record, layout)
+    theorems = [told(record) for record in draw.sample(records, len(records))]
+    alone = round((1 - params.shown) * len(theorems))
+    texts = [[one] for one in theorems[:alone]]
+    size = params.file
+    for one in theorems[alone:]:
         size += len("".join(one.values()))
         if size > params.file:
-            layout = draw.choice(WAYS)
-            one = told(record, layout)
             texts.append([])
             size = len("".join(one.values()))
         texts[-1].append(one)
-    return texts
+    return draw.sample(texts, len(texts))
 
 
-def told(record: Posed, layout: Layout) -> dict[str, str]:
+def told(record: Posed) -> dict[str, str]:
     """Return a theorem as a text has it. Raises UserError for a proof that does not prove its statement."""
     try:
-        return {"question": layout.question(record), "proof": layout.shown(record)}
+        return {"question": LAYOUT.question(record), "proof": LAYOUT.shown(record)}
     except ValueError as error:
         raise UserError(f"record {record.Name}: {error}; mend its Proof or Statement") from None
 

@@ -1,7 +1,7 @@
 """Makes the base model of Lean: a small Llama that reads files of theorems, in words and in Lean, before it learns to prove.
 
 It begins with heads that copy and learns the proofs alone: what a statement says is drawn at random in this world, so that
-nothing is to be learned of it.
+nothing is to be learned of it. Theorems that stand alone come before files of several.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from tasks.runtime.fit.plan import Plan, thinned
 from tasks.runtime.launch import here, launch_stage
 from tasks.runtime.models import load_tokenizer, set_determinism
-from tasks.runtime.packing import IGNORED, Example, collate, pack
+from tasks.runtime.packing import IGNORED, Example, PackedRow, collate, pack
 from tasks.runtime.params import UserError
 from tasks.runtime.publish import publish_curve, publish_json
 from tasks.runtime.records import Record, read_records
@@ -66,15 +66,17 @@ def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, score
     place = here()
     set_determinism(params.seed, place.threads(params.threads))
     words = load_tokenizer(tokenizer)
-    sets = (encode(words, corpus / f"{name}.jsonl", params) for name in ("pretrain", "perplexity"))
-    rows, heldout = (pack(examples, params.max_length) for examples in sets)
+    alone, several = packed(words, corpus / "pretrain.jsonl", params)
+    heldout = [row for rows in packed(words, corpus / "perplexity.jsonl", params) for row in rows]
+    rows = [*alone, *several]
 
     from transformers import TrainingArguments
 
     from tasks.runtime.fit.attendant import fit
     from tasks.runtime.fit.trainer import PackedLoss, arguments, mean_loss, publish_model
 
-    plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows])
+    ranks = [0] * len(alone) + [1] * len(several)
+    plan = Plan(run, params, place, [len(row["input_ids"]) for row in rows], ranks=ranks)
     model = new_model(params, words)
     trainer = PackedLoss(
         model,
@@ -92,13 +94,27 @@ def main(params: Params, run: Run, *, corpus: In, tokenizer: In, out: Out, score
         run.checkpoints.clear()
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, source: Path, params: Params) -> list[Example]:
+def packed(tokenizer: PreTrainedTokenizerBase, source: Path, params: Params) -> tuple[list[PackedRow], list[PackedRow]]:
+    """Return the rows of the files of one theorem, and those of files of several.
+
+    The first are learned first: with the same names in every theorem, a head that copies is lost among several at the start.
+    """
+    files = list(read_records(source, File))
+    examples = encode(tokenizer, files, source, params)
+    several = [len(file.theorems) > 1 for file in files]
+    alone, together = (
+        pack([example for example, more in zip(examples, several, strict=True) if more == wanted], params.max_length)
+        for wanted in (False, True)
+    )
+    return alone, together
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, files: Sequence[File], source: Path, params: Params) -> list[Example]:
     """Return the files as a prover will meet them: all theorems but the last are examples, then comes the one to be proved.
 
     To the token: a base that had not read the marks of a prompt forgot what it knew while provers learned them. Raises UserError
     for a file that is too long.
     """
-    files = list(read_records(source, File))
     texts = [text for file in files for theorem in file.theorems for text in (theorem.question, theorem.proof)]
     pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     renderer, examples = Renderer(tokenizer, Layout()), []

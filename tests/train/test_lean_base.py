@@ -37,16 +37,23 @@ def test_only_proofs_are_learned_or_all_is_and_the_last_stands_in_the_frame_of_a
     words = load_tokenizer(world / "tokenizer")
     frame = Renderer(words, Layout())
     theorems = [{"question": "w1 w2", "proof": "w3"}, {"question": "w4", "proof": "w5 w6"}]
-    write_records(world / "files/two.jsonl", [{"theorems": theorems}])
+    files = [lean_base.File.model_validate({"theorems": theorems})]
     w, end = [words.convert_tokens_to_ids(f"w{number}") for number in range(7)], words.eos_token_id
     shown = Encoded([w[1], w[2]], [w[3], end])
     given = [*frame.prompt([shown], [w[4]]), w[5], w[6], end]
-    params = lean_base.Params(learned="all")
-    assert lean_base.encode(words, world / "files/two.jsonl", params) == [(given, given)]
-    ((ids, labels),) = lean_base.encode(words, world / "files/two.jsonl", lean_base.Params())
+    assert lean_base.encode(words, files, world, lean_base.Params(learned="all")) == [(given, given)]
+    ((ids, labels),) = lean_base.encode(words, files, world, lean_base.Params())
     assert ids == given
     assert [label for label in labels if label != IGNORED] == [w[3], w[5], w[6], end]
     assert all(label in (IGNORED, token) for label, token in zip(labels, ids, strict=True))
+
+
+def test_theorems_that_stand_alone_are_packed_apart_from_files_of_several(world):
+    one, other = ({"question": f"w{number}", "proof": "w9"} for number in (1, 2))
+    write_records(world / "files/mixed.jsonl", [{"theorems": [one, other]}, {"theorems": [other]}, {"theorems": [one]}])
+    words = load_tokenizer(world / "tokenizer")
+    rows = lean_base.packed(words, world / "files/mixed.jsonl", lean_base.Params())
+    assert [[row["position_ids"].count(0) for row in kind] for kind in rows] == [[2], [1]]
 
 
 @pytest.mark.parametrize(

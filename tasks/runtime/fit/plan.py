@@ -37,14 +37,17 @@ class Plan:
     """Sequences a row becomes: more than 1 where rows are prompts, each answered several times."""
     snapshots: int = 0
     """Models kept on the way to the end, the end included."""
+    ranks: Sequence[int] = ()
+    """A number for every row: those of a lower one come first in an epoch. By default all are alike."""
 
     @cached_property
     def order(self) -> list[int]:
-        """Row numbers of the whole run, in whole batches: one shuffle an epoch, the last one cut or another begun."""
+        """Row numbers of the whole run, in whole batches: one shuffle an epoch, by rank, the last one cut or another begun."""
         count, batch = len(self.lengths), self.params.batch_size
         total = max(1, round(count * self.params.epochs / batch)) * batch
         draw = random.Random(self.params.seed)
-        epochs = (draw.sample(range(count), count) for _ in itertools.count())
+        shuffles = (draw.sample(range(count), count) for _ in itertools.count())
+        epochs = (sorted(rows, key=self.ranks.__getitem__) if self.ranks else rows for rows in shuffles)
         return list(itertools.islice(itertools.chain.from_iterable(epochs), total))
 
     @property

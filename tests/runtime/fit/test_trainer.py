@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_epochs_are_shuffled_anew_and_by_the_seed():
     assert sorted(first[:50]) == sorted(first[50:]) == list(range(50))
     assert first[:50] != first[50:] != list(range(50))
     assert first != plan(50, epochs=2, batch_size=50, seed=1).order
+
+
+def test_rows_of_a_lower_rank_come_first_in_every_epoch():
+    made = replace(plan(50, epochs=2, batch_size=50), ranks=[row % 2 for row in range(50)])
+    for epoch in (made.order[:50], made.order[50:]):
+        assert [row % 2 for row in epoch] == [0] * 25 + [1] * 25
+        assert epoch != sorted(epoch, key=lambda row: (row % 2, row))
 
 
 def test_tokens_seen_are_counted_by_step():
