@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -85,11 +86,9 @@ class Beat:
         with temporary_settings({"client.max_retries": 0}), get_client(sync_client=True) as client:
             while self.ended is None:
                 count += 1
-                try:
+                with suppress(httpx.HTTPError):
                     client.update_flow_run_labels(self._run, {LABEL: count})
                     self.ended = dismissed(client, self._run)
-                except httpx.HTTPError:
-                    pass
                 if self._over.wait(min(self._pause, 5.0)):
                     return
         self._stop()
