@@ -209,8 +209,15 @@ def _lockfiles(root: Path) -> Iterator[Finding]:
             faults += 1
             found = f"{name}: the entry of {stage} is one character off the run cache: ...{where}..."
             yield Finding("dvc.lock", "fault", found, f"{REPAIR}, then temper run", partial(locks.drop, root, place, stage))
+    if begun := locks.unfinished_runs(root):
+        faults += 1
+        yield Finding("dvc run cache", "fault", "an entry that was never finished", REPAIR, partial(_clear, begun))
     if not faults:
         yield _pipeline(root)
+
+
+def _clear(unfinished: list[Path]) -> str:
+    return f"{locks.clear(unfinished)} removed"
 
 
 def _rebuild(root: Path, place: Path) -> str:

@@ -23,6 +23,8 @@ from flows.studies import STUDIES
 RWLOCK = Path(".dvc/tmp/rwlock")
 GUARD = Path(".dvc/tmp/rwlock.lock")
 RUNS = Path(".dvc/cache/runs")
+RUN = re.compile("[0-9a-f]{64}")
+"""Name of an entry of the run cache, and of the folder of those with the same command and inputs; a draft has another."""
 DAMAGED = Path(".temper/damaged")
 HEAD = "schema: '2.0'\nstages:\n"
 ENTRY = re.compile(r"^  (?=\S)", re.MULTILINE)
@@ -38,6 +40,8 @@ def recover(root: Path) -> list[str]:
             notices.append(f"a killed DVC left half of {RWLOCK}; it is removed")
         elif dead := dead_holders(root):
             release(root, dead)
+        if not _held(root) and (begun := unfinished_runs(root)):
+            notices.append(f"a killed DVC left {clear(begun)} of its run cache unfinished; removed")
     for place in lock_files(root):
         text = place.read_bytes()
         if not text.endswith(b"\n"):
@@ -45,6 +49,30 @@ def recover(root: Path) -> list[str]:
             left = "half" if text else "nothing"
             notices.append(f"a killed DVC left {left} of {place.relative_to(root)}; {_kept(lost if text else ['all stages'])}")
     return notices
+
+
+def unfinished_runs(root: Path) -> list[Path]:
+    """Return what a kill has left in DVC's run cache: drafts, and behind them the folders that hold nothing else.
+
+    DVC takes the newest entry of a folder: a draft hides what is whole, be it cut short where it can still be read, and where
+    there is nothing DVC fails.
+    """
+    found: list[Path] = []
+    for folder in (root / RUNS).glob("??/*"):
+        entries = list(folder.iterdir())
+        drafts = [entry for entry in entries if not RUN.fullmatch(entry.name)]
+        found += drafts
+        if len(drafts) == len(entries):
+            found.append(folder)
+    return found
+
+
+def clear(unfinished: list[Path]) -> str:
+    """Remove the drafts and folders that `unfinished_runs` found; return how many folders they are of, in words."""
+    for place in unfinished:
+        place.rmdir() if place.is_dir() else place.unlink()
+    folders = {place if RUN.fullmatch(place.name) else place.parent for place in unfinished}
+    return f"{len(folders)} {'entry' if len(folders) == 1 else 'entries'}"
 
 
 def lock_files(root: Path) -> list[Path]:
@@ -185,6 +213,14 @@ def dead_holders(root: Path) -> list[int]:
         return sorted(pid for pid in holders(root) if not _alive(pid, (root / RWLOCK).stat().st_mtime))
     except FileNotFoundError:
         return []
+
+
+def _held(root: Path) -> bool:
+    """Tell whether a DVC is at work."""
+    try:
+        return bool(holders(root) - set(dead_holders(root)))
+    except FileNotFoundError:
+        return False
 
 
 def forget_holders(root: Path) -> None:

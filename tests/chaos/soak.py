@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,6 +91,8 @@ KINDS = ("all", "group", "parent", "child", "child")
 """What is killed: all processes at once, the groups of coordinator and DVC, the coordinator alone, one descendant alone."""
 RIVALS = 0.1
 """How often a second coordinator is started beside one at work."""
+PATIENCE = 20
+"""Failed runs in a row, each ended by itself: a stage whose process was killed fails one, and the next goes on from there."""
 SETTLE = 20.0
 """Seconds within which nothing may be left of a killed run."""
 
@@ -112,7 +115,7 @@ class Soak:
         self.root, self.host, self.environment, self.draw = root, host, environment, random.Random(seed)
         self.kinds, self.victims, self.faults = Counter(), Counter(), Counter()
         self.said: list[str] = []
-        self.runs = self.finished = self.rivals = 0
+        self.runs = self.finished = self.rivals = self.failed = 0
         self.seconds = 8.0
         self.tokens: dict[str, int] = {}
         self.newest = 0
@@ -143,6 +146,8 @@ class Soak:
                 code = 0
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 1
+            except Exception:  # noqa: BLE001  the last frame of the process
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 os._exit(code)
@@ -259,6 +264,9 @@ class Soak:
 
     def ended(self, code: int) -> None:
         """Judge a run that ended by itself."""
+        self.failed = self.failed + 1 if code == 1 else 0
+        if self.failed > PATIENCE:
+            raise RuntimeError(f"{self.failed} runs failed that nobody had killed: {self.tail()}")
         if code == 0:
             self.finished += 1
             if (found := self.outs()) != self.reference:
@@ -304,9 +312,10 @@ class Soak:
             if done // 10 > told:
                 told = done // 10
                 print(f"{done} kills, {self.runs} runs, {self.finished} finished, faults {dict(self.faults)}", flush=True)
-        while (code := self.start().wait()) == 1:
-            pass
-        self.ended(code)
+        code = 1
+        while code == 1:
+            code = self.start().wait()
+            self.ended(code)
         return {
             "kills": sum(self.kinds.values()),
             "of": dict(self.kinds),

@@ -166,6 +166,34 @@ class TestARunMendsByItself:
         assert outs(root) == whole
         assert ran(root) == done
 
+    @pytest.mark.parametrize("draft", [None, "", "cmd: mkdir -p data/words && cp src/a"])
+    def test_an_entry_of_the_run_cache_that_was_begun_is_removed(self, root, draft):
+        """DVC makes the folder, writes a draft there, and moves it: with nothing whole in the folder it fails."""
+        whole, done = outs(root), ran(root)
+        folder = next((root / locks.RUNS).glob("??/*"))
+        for entry in folder.iterdir():
+            entry.unlink()
+        if draft is not None:
+            (folder / "tmpdraft.tmp").write_text(draft)
+        (root / "dvc.lock").unlink()
+        assert locks.recover(root) == ["a killed DVC left 1 entry of its run cache unfinished; removed"]
+        assert not folder.exists()
+        assert locks.recover(root) == []
+        reproduce(root)
+        assert outs(root) == whole
+        assert len(ran(root)) == len(done) + 1, "the one stage that nobody knows of"
+
+    def test_a_draft_that_hides_a_whole_entry_of_the_run_cache_is_removed(self, root):
+        whole, done = outs(root), ran(root)
+        for folder in (root / locks.RUNS).glob("??/*"):
+            (folder / "tmpdraft.tmp").write_text("")
+        (root / "dvc.lock").unlink()
+        (fault,) = [one for one in mend(examine(root)) if one.what == "dvc run cache"]
+        assert fault.state == "mended"
+        reproduce(root)
+        assert outs(root) == whole
+        assert ran(root) == done
+
     def test_half_a_list_of_holders_is_removed(self, root):
         (root / locks.RWLOCK).write_text("")
         assert locks.recover(root) == [f"a killed DVC left half of {locks.RWLOCK}; it is removed"]
