@@ -1,7 +1,8 @@
 """What a prover of Atlas starts from: a tokenizer that knows Lean, and the texts from which a base model learns to read it.
 
 The base model reads theorems alone, and files of several, as a general model has read much Lean before it learns to prove. No
-theorem that is measured is among them.
+theorem that is measured is among them. There are texts for a base of every way of writing, so that a prover without words or
+comments starts from one that has read its own kind.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ CHAT_TEMPLATE = (
 
 PIECES = r" ?h\d+(?!\w)| ?\d| ?[\p{L}_]+| ?[^\s\p{L}\p{N}_]+|\s+(?!\S)|\s+"
 """What is never merged across: names of hypotheses, digits, words, signs, blanks."""
-LAYOUT = Layout()
-"""How all theorems are written: as the whole method puts them. Three ways side by side cost a small model more than twice the
-loss; so an ablation without words or comments starts from a base that has read nothing of its own kind."""
+WAYS = {"inline": Layout(), "head": Layout(comments="head"), "none": Layout(comments="none", informal=False)}
+"""How theorems are written, by where their comments stand. A base reads one way: three side by side cost a small model more than
+twice the loss."""
 
 
 class Params(StageParams):
@@ -61,29 +62,32 @@ class Params(StageParams):
 
 
 def main(params: Params, run: Run, *, atlas: In, drafts: In, records: In, corpus: Out, tokenizer: Out) -> None:
-    """Write texts of the training records in `records`, and of new theorems of Atlas, and their tokenizer."""
+    """Write texts of the training records in `records`, and of new theorems of Atlas, in every way, and their tokenizer."""
     source = records / "records.jsonl" if records.is_dir() else records
     known = [record for record in read_records(source, Posed) if record.split == "train"]
     if params.library:
         known += library(load_theorems(atlas), read_records(drafts, Posed), params.library, params.seed)
-    texts = files(known, params)
-    if len(texts) <= params.heldout:
-        raise UserError(f"{source}: {len(texts)} texts, of which lean-words.heldout: {params.heldout} are held out; lower it")
+    told = {way: files(known, params, layout) for way, layout in WAYS.items()}
     with publish(corpus) as draft:
-        write_records(draft / "pretrain.jsonl", [{"theorems": text} for text in texts[params.heldout :]])
-        write_records(draft / "perplexity.jsonl", [{"theorems": text} for text in texts[: params.heldout]])
+        for way, texts in told.items():
+            if len(texts) <= params.heldout:
+                raise UserError(
+                    f"{source}: {len(texts)} texts, of which lean-words.heldout: {params.heldout} are held out; lower it"
+                )
+            write_records(draft / way / "pretrain.jsonl", [{"theorems": text} for text in texts[params.heldout :]])
+            write_records(draft / way / "perplexity.jsonl", [{"theorems": text} for text in texts[: params.heldout]])
     with publish(tokenizer) as draft:
-        pieces = (piece for text in texts for theorem in text for piece in theorem.values())
+        pieces = (piece for texts in told.values() for text in texts for theorem in text for piece in theorem.values())
         byte_pairs(pieces, params.vocabulary, params.max_length).save_pretrained(draft)
 
 
-def files(records: Sequence[Posed], params: Params) -> list[list[dict[str, str]]]:
+def files(records: Sequence[Posed], params: Params, layout: Layout) -> list[list[dict[str, str]]]:
     """Return texts of theorems, every one as its question and its proof, drawn by the seed: of one, and of several.
 
     Raises UserError for a proof that does not prove its statement.
     """
     draw = random.Random(params.seed)
-    theorems = [told(record) for record in draw.sample(records, len(records))]
+    theorems = [written(record, layout) for record in draw.sample(records, len(records))]
     alone = round((1 - params.shown) * len(theorems))
     texts = [[one] for one in theorems[:alone]]
     size = params.file
@@ -96,10 +100,10 @@ def files(records: Sequence[Posed], params: Params) -> list[list[dict[str, str]]
     return draw.sample(texts, len(texts))
 
 
-def told(record: Posed) -> dict[str, str]:
+def written(record: Posed, layout: Layout) -> dict[str, str]:
     """Return a theorem as a text has it. Raises UserError for a proof that does not prove its statement."""
     try:
-        return {"question": LAYOUT.question(record), "proof": LAYOUT.shown(record)}
+        return {"question": layout.question(record), "proof": layout.shown(record)}
     except ValueError as error:
         raise UserError(f"record {record.Name}: {error}; mend its Proof or Statement") from None
 

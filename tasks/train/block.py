@@ -70,9 +70,10 @@ class Rows:
 
 
 def main(params: Params, run: Run, *, base: In, blocks: In, out: Out, scores: Out, curve: Out) -> None:
-    """Train the model in `base` on the block data in `blocks`."""
-    check_folder(base)
+    """Train the model in `base`, or the one there for the way in which theorems are written, on the block data in `blocks`."""
     data, layout = Blocks.load(blocks), load_layout(blocks)
+    base = base if (base / "config.json").is_file() or not (base / layout.comments).is_dir() else base / layout.comments
+    check_folder(base)
     tokenizer = load_tokenizer(base)
     check(params, data, digest(tokenizer), str(blocks), str(base))
     place = here()

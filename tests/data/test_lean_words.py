@@ -55,7 +55,7 @@ def test_a_statement_is_read_back_into_its_parts(given):
 
 @pytest.fixture
 def made(tmp_path):
-    def run(records, **params):
+    def run(records, way="inline", **params):
         write_records(tmp_path / "records.jsonl", records)
         places = dict.fromkeys(("drafts", "records"), tmp_path / "records.jsonl")
         outs = {name: tmp_path / name for name in ("corpus", "tokenizer")}
@@ -63,7 +63,7 @@ def made(tmp_path):
         return [
             "".join(piece for theorem in json.loads(line)["theorems"] for piece in theorem.values())
             for name in ("pretrain", "perplexity")
-            for line in (tmp_path / f"corpus/{name}.jsonl").read_text().splitlines()
+            for line in (tmp_path / f"corpus/{way}/{name}.jsonl").read_text().splitlines()
         ]
 
     return run
@@ -80,6 +80,13 @@ def test_texts_tell_every_training_theorem_once_and_no_other(made):
     assert "chain_88" not in told
     assert "chain_99" not in told
     assert "-- step" in told
+
+
+def test_every_way_of_writing_has_texts_of_its_own(made):
+    inline, head, none = (made(world(12), way) for way in ("inline", "head", "none"))
+    assert all("\n  -- " in text for text in inline)
+    assert all(" /- " in text and "\n  -- " not in text for text in head)
+    assert all(text.startswith("theorem ") and " /- " not in text and "\n  -- " not in text for text in none)
 
 
 def test_the_tokenizer_brings_every_text_back(made, tmp_path):

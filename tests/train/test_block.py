@@ -57,6 +57,15 @@ def plan(lengths, **params) -> SortedPlan:
     return SortedPlan(Run("prover", "x", Lease(Path("none"), "toy")), Params(**params), Place(), lengths)
 
 
+def test_of_several_bases_the_one_that_has_read_this_way_of_writing_is_taken(world, run):
+    alone = published(run(block))["model/model.safetensors"]
+    base = (world / "prover-base").resolve()
+    (world / "prover-base").unlink()
+    (world / "prover-base").mkdir()
+    (world / "prover-base/inline").symlink_to(base)
+    assert published(run(block, "among"))["model/model.safetensors"] == alone
+
+
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 3))
 def test_every_pass_goes_from_easy_to_hard_in_whole_batches(count, batch, passes):
     order = plan([5] * count, batch_size=batch, epochs=float(passes)).order
