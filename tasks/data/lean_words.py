@@ -77,7 +77,7 @@ def main(params: Params, run: Run, *, atlas: In, drafts: In, records: In, corpus
             write_records(draft / way / "pretrain.jsonl", [{"theorems": text} for text in texts[params.heldout :]])
             write_records(draft / way / "perplexity.jsonl", [{"theorems": text} for text in texts[: params.heldout]])
     with publish(tokenizer) as draft:
-        pieces = (piece for texts in told.values() for text in texts for theorem in text for piece in theorem.values())
+        pieces = (piece for text in told["inline"] for theorem in text for piece in theorem.values())
         byte_pairs(pieces, params.vocabulary, params.max_length).save_pretrained(draft)
 
 
