@@ -75,7 +75,7 @@ STAGES = """\
     deps: [out/sft, base, distill]
     outs: [out/topk]
     metrics: [{out/topk.json: {cache: true}}]
-  report:
+  digest:
     cmd: python -m digest --tuned out/sft.json --topk out/topk.json --out out/report
     params: [digest]
     deps: [digest.py, out/sft.json, out/topk.json]
@@ -86,7 +86,7 @@ sft: {max_length: 32, batch_size: 4, threads: 1, learning_rate: 0.01, heldout: 4
 teacher-topk: {max_length: 24, batch_size: 4, threads: 1}
 digest: {title: Digest}
 """
-STAGE_OF = {"tune": "sft", "topk": "teacher-topk", "report": "digest"}
+STAGE_OF = {"tune": "sft", "topk": "teacher-topk", "digest": "digest"}
 KINDS = ("all", "group", "parent", "child", "child")
 """What is killed: all processes at once, the groups of coordinator and DVC, the coordinator alone, one descendant alone."""
 RIVALS = 0.1
