@@ -40,7 +40,7 @@ def recover(root: Path) -> list[str]:
             notices.append(f"a killed DVC left half of {RWLOCK}; it is removed")
         elif dead := dead_holders(root):
             release(root, dead)
-        if not _held(root) and (begun := unfinished_runs(root)):
+        if begun := unfinished_runs(root):
             notices.append(f"a killed DVC left {clear(begun)} of its run cache unfinished; removed")
     for place in lock_files(root):
         text = place.read_bytes()
@@ -55,9 +55,11 @@ def unfinished_runs(root: Path) -> list[Path]:
     """Return what a kill has left in DVC's run cache: drafts, and behind them the folders that hold nothing else.
 
     DVC takes the newest entry of a folder: a draft hides what is whole, be it cut short where it can still be read, and where
-    there is nothing DVC fails.
+    there is nothing DVC fails. While a DVC is at work what it has begun is its own, and nothing is returned.
     """
     found: list[Path] = []
+    if _held(root):
+        return found
     for folder in (root / RUNS).glob("??/*"):
         entries = list(folder.iterdir())
         drafts = [entry for entry in entries if not RUN.fullmatch(entry.name)]
@@ -216,9 +218,9 @@ def dead_holders(root: Path) -> list[int]:
 
 
 def _held(root: Path) -> bool:
-    """Tell whether a DVC is at work."""
+    """Tell whether a DVC is at work, as one may be where its list cannot be read."""
     try:
-        return bool(holders(root) - set(dead_holders(root)))
+        return holders_fault(root) or bool(holders(root) - set(dead_holders(root)))
     except FileNotFoundError:
         return False
 

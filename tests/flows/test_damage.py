@@ -194,6 +194,14 @@ class TestARunMendsByItself:
         assert outs(root) == whole
         assert ran(root) == done
 
+    def test_what_a_living_dvc_has_begun_is_its_own(self, root, monkeypatch):
+        draft = next((root / locks.RUNS).glob("??/*")) / "tmpdraft.tmp"
+        draft.write_text("")
+        assert locks.unfinished_runs(root) == [draft]
+        monkeypatch.setattr(locks, "dead_holders", lambda root: [])
+        (root / locks.RWLOCK).write_text(json.dumps({"write": {"/a": {"pid": os.getpid(), "cmd": "dvc repro"}}, "read": {}}))
+        assert locks.unfinished_runs(root) == []
+
     def test_half_a_list_of_holders_is_removed(self, root):
         (root / locks.RWLOCK).write_text("")
         assert locks.recover(root) == [f"a killed DVC left half of {locks.RWLOCK}; it is removed"]
