@@ -29,7 +29,7 @@ from prefect.flows import Flow
 from prefect.futures import PrefectWrappedFuture
 from prefect.logging import get_run_logger
 from prefect.logging.formatters import PrefectFormatter
-from prefect.logging.handlers import APILogHandler, APILogWorker, PrefectConsoleHandler
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run
 from prefect.settings import temporary_settings
 from prefect.states import Cancelled, Completed, Failed, State
@@ -94,6 +94,7 @@ def run(
         stages = Stages(root, graph, steps, params, profile, jobs, pools)
         stack.enter_context(temporary_settings(server.settings()))
         stack.enter_context(_plain_log())
+        _drain(patience=0)
         try:
             _flow_of(stages, profile)(profile, [step.stage.name for step in steps], dict(params), return_state=True)
         except TerminationSignal:
@@ -401,15 +402,16 @@ def _plain_log() -> Iterator[None]:
             handler.setFormatter(formatter)
 
 
-def _drain() -> None:
+def _drain(patience: float = DRAIN) -> None:
     """Wait until the last log lines and states are with the server; give them up when it does not take them.
 
-    Prefect would go on trying at the exit of this process, minutes for every line; there is no setting for that.
+    Prefect would go on trying at the exit of this process, minutes for every line; there is no setting for that. Before a run
+    nothing is waited for: what another run of this process left behind still speaks to that run's server.
     """
-    workers: tuple[Any, ...] = (APILogWorker, EventsWorker)
-    services = [service for worker in workers for service in worker._instances.values()]
-    APILogHandler().flush()
-    EventsWorker.drain_all(timeout=DRAIN)
+    services: list[Any] = list(cast(Any, EventsWorker)._instances.values())  # the log's among them
+    if patience:
+        APILogHandler().flush()
+    EventsWorker.drain_all(timeout=patience)
     for service in services:
         service._queue.queue.clear()
         service._queue.put_nowait(None)

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import httpx
 import psutil
 import pytest
+from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import history, sound
 from flows.graph import RunResult, load_graph
@@ -316,6 +318,13 @@ class TestWhenSomethingHappens:
         run(root, *planned(root))
         tasks = Page(server.api_url).tasks.values()
         assert max(task["start_time"] for task in tasks) < min(task["end_time"] for task in tasks)
+
+    def test_what_speaks_to_the_lost_server_of_an_earlier_run_does_not_take_its_states(self, server, tmp_path):
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+            emit_event("of an earlier run", {"prefect.resource.id": "earlier"})
+        root = make_checkout(tmp_path / "c")
+        run(root, *planned(root))
+        assert Page(server.api_url).states == {"work": "Completed"}
 
     def test_cancelled_on_the_page_it_stops_with_a_checkpoint(self, server, tmp_path):
         root = make_checkout(tmp_path / "c", params="work: {steps: 300, seconds: 0.2}")
