@@ -37,6 +37,8 @@ LEASES = Path(".temper/work")
 LEAN = Path(".temper/lean")
 FREE_GIB = 5.0
 RECENT = 50
+NAMED = 3
+"""Of many alike, how many are named."""
 REPAIR = "temper doctor --repair"
 INSTALL_LEAN = "temper doctor --install lean"
 
@@ -283,8 +285,9 @@ def _checkpoints(root: Path) -> Iterator[Finding]:
         yield Finding("checkpoint", "fault", found, f"{REPAIR} moves it to {locks.DAMAGED}", partial(_move_aside, root, place))
     if not faults:
         yield Finding("checkpoints", "ok", f"{len(places)} whole")
-    if waiting := [path for path in (root / WORK / FINISHED).glob("*") if any(path.iterdir())]:
-        names = ", ".join(path.name for path in waiting)
+    if waiting := [path for path in sorted((root / WORK / FINISHED).glob("*")) if any(path.iterdir())]:
+        more = f" and {len(waiting) - NAMED} more" if waiting[NAMED:] else ""
+        names = ", ".join(path.name for path in waiting[:NAMED]) + more
         yield Finding("checkpoints", "note", f"kept until DVC has the outs: {names}", "`temper run` drops them; so may you")
 
 

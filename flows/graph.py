@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.links import folders
-from tasks.runtime.params import UserError
+from tasks.runtime.params import UserError, label
 
 if TYPE_CHECKING:
     from flows.declared import Declared
@@ -57,13 +57,19 @@ class Stage:
     """Where it is defined, relative to the root."""
     sets: tuple[str, ...] = ()
     """What the command sets beside its section, as `key=value`."""
-    cell: str | None = None
-    """Which cell of a matrix the command says that it is."""
+    cells: tuple[str | None, ...] = (None,)
+    """Which cells of a matrix its commands say that they are; None for one that says none."""
     further: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Stage modules that later commands of the stage run, each with what its command sets."""
     always_changed: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The free `meta` mapping of dvc.yaml."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names that runs of its modules may go by: those of their progress and their checkpoints."""
+        sections = dict.fromkeys(key.split(".")[0] for key in self.param_keys) or [self.name]
+        return tuple(label(section, cell) for section in sections for cell in self.cells)
 
     @property
     def target(self) -> str:
@@ -246,7 +252,7 @@ def _stage(declared: Declared) -> Stage:
         file=declared.file,
         sets=_sets(first),
         further=tuple((module, _sets(command)) for command in commands[1:] if (module := _module(command))),
-        cell=found[1] if (found := re.search(r"--cell[ =](\S+)", first)) else None,
+        cells=tuple(dict.fromkeys(_cell(command) for command in commands)),
         deps=declared.deps,
         outs=tuple(Out(out.path, out.kind, out.plot) for out in declared.outs),
         param_keys=declared.params,
@@ -266,6 +272,10 @@ def _commands(cmd: str) -> list[str]:
     if _module(cmd) != TOGETHER:
         return [cmd]
     return [f"python -m {command}" for command in re.split(r"\s--\s+", cmd)[1:]]
+
+
+def _cell(cmd: str) -> str | None:
+    return found[1] if (found := re.search(r"--cell[ =](\S+)", cmd)) else None
 
 
 def _sets(cmd: str) -> tuple[str, ...]:

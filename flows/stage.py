@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,6 @@ from flows import child
 from flows.graph import Stage
 from flows.redact import redacted
 from tasks.runtime import progress
-from tasks.runtime.params import label
 from tasks.runtime.stage import FINISHED, PREEMPTED, WORK
 
 LOGS = Path(".temper/logs")
@@ -153,19 +152,20 @@ def attempt(
     if children.stopping:
         return Outcome("stopped", detail="not started: the run was stopped")
     started = time.monotonic()
-    place = root / progress.FOLDER / f"{label(stage.section, stage.cell) if stage.section else stage.name}.json"
-    place.unlink(missing_ok=True)
+    places = [root / progress.FOLDER / f"{name}.json" for name in stage.labels]
+    for place in places:
+        place.unlink(missing_ok=True)
     arguments = _arguments(stage.target, force)
     process = child.start("dvc", *arguments, cwd=root, output=subprocess.PIPE, env={"PYTHONUNBUFFERED": "1", **(env or {})})
     transcript = Transcript()
     (root / LOGS).mkdir(parents=True, exist_ok=True)
     with children.watched(process), (root / LOGS / f"{stage.name}.log").open("w", encoding="utf-8") as log:
-        for line in map(redacted, _follow(process, lambda: _look(place, watch))):
+        for line in map(redacted, _follow(process, lambda: _look(places, watch))):
             print(line, file=log, flush=True)
             transcript.add(line)
             if not HINT.match(line):
                 say(line)
-        _look(place, watch)
+        _look(places, watch)
         code = process.wait()
     ended = account(code, transcript, time.monotonic() - started, children.stopping)
     if ended.ending in ("completed", "cached"):
@@ -192,8 +192,8 @@ def account(code: int, transcript: Transcript, seconds: float, stopping: bool = 
 
 def _forget(root: Path, stage: Stage) -> None:
     """Remove the checkpoints that a stage kept until DVC had recorded its outs."""
-    for section in {key.split(".")[0] for key in stage.param_keys}:
-        shutil.rmtree(root / WORK / FINISHED / label(section, stage.cell), ignore_errors=True)
+    for name in stage.labels:
+        shutil.rmtree(root / WORK / FINISHED / name, ignore_errors=True)
 
 
 def _arguments(stage: str, force: bool) -> list[str]:
@@ -223,12 +223,12 @@ def _follow(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> Itera
         yield rest
 
 
-def _look(place: Path, watch: Callable[[float, str], None]) -> None:
-    """Pass on a stage's progress file (tasks.runtime.progress), if it has one."""
-    try:
-        state: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _look(places: Sequence[Path], watch: Callable[[float, str], None]) -> None:
+    """Pass on the newest of a stage's progress files (tasks.runtime.progress), if it has one."""
+    written = {place: place.stat().st_mtime for place in places if place.is_file()}
+    if not written:
         return
+    state: dict[str, Any] = json.loads(max(written, key=lambda place: written[place]).read_text(encoding="utf-8"))
     what = f"{state['what']}: " if state["what"] else ""
     done = f"{state['done']:,.0f} of {state['total']:,.0f}, {state['rate']:,.1f} {state['unit']}/s"
     watch(100 * state["done"] / max(state["total"], 1e-9), f"{what}{done}, {progress.clock(state['left_s'])} left")

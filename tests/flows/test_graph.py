@@ -49,8 +49,9 @@ class TestGraph:
         together = "cmd: python -m tasks.runtime.together -- toys.one --cell a --set k=1 -- toys.two --cell b --set k=2"
         edit(root, "dvc.yaml", "cmd: cat noise.txt > after.txt && echo after >> ran.log", together)
         after = load_graph(root, effective_params(root, None)).stages["after"]
-        assert (after.module, after.sets, after.cell) == ("toys.one", ("k=1",), "a")
+        assert (after.module, after.sets) == ("toys.one", ("k=1",))
         assert after.further == (("toys.two", ("k=2",)),)
+        assert after.labels == ("after@a", "after@b"), "a stage without params is called by its own name"
 
     def test_a_group_name_means_its_stages(self, root):
         graph = load_graph(root, effective_params(root, None))

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.graph import Stage
+from flows.graph import Stage, load_graph
+from flows.overlay import effective_params
 from flows.stage import LOGS, Children, Transcript, account, attempt
-from tasks.runtime.stage import PREEMPTED
+from tasks.runtime.stage import FINISHED, PREEMPTED, WORK
 from tests.flows.checkout import WORK_STAGE, command, environment, make_checkout
 
 CMD = "python -m work --out out"
@@ -138,6 +139,17 @@ class TestARealStage:
         _, _, seen = run(make_checkout(tmp_path / "c", params="work: {steps: 4, seconds: 1.2}"))
         assert seen
         assert all(0 < percent <= 100 and "of 4, " in note for percent, note in seen)
+
+    def test_of_several_commands_the_last_progress_is_seen_and_no_checkpoint_stays(self, tmp_path):
+        words = "work --cell {0} --set steps={1} --out out/{0} --scores out/{0}.json --curve out/{0}.csv"
+        commands = " -- ".join(["python -m tasks.runtime.together", words.format("a", 3), words.format("b", 2)])
+        outs = "out/a, out/a.json, out/a.csv, out/b, out/b.json, out/b.csv"
+        root = make_checkout(tmp_path / "c", f"  two:\n    cmd: {commands}\n    params: [work]\n    outs: [{outs}]\n")
+        stage, seen = load_graph(root, effective_params(root, None)).stages["two"], []
+        ended = attempt(root, stage, Children(), force=False, say=print, watch=lambda _, note: seen.append(note))
+        assert ended.ending == "completed"
+        assert "2 of 2, " in seen[-1]
+        assert list((root / WORK / FINISHED).iterdir()) == []
 
     def test_a_stop_lets_it_write_its_checkpoint(self, run, tmp_path):
         root = make_checkout(tmp_path / "c", params="work: {steps: 200, seconds: 0.2}")
