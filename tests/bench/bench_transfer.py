@@ -1,4 +1,4 @@
-"""Models and data to S3 and back beside plain boto3, on one server: a model of 256 MB, and 2,000 small files.
+"""Models and data to S3 and back beside plain boto3, on one server: a model of 256 MB, one in eight shards, 2,000 small files.
 
     PYTHONPATH=. python tests/bench/bench_transfer.py [MB] [FILES]
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))  # `tests` is no installed package
 from tests.flows.checkout import command, make_checkout
 from tests.flows.site import KEYS
 
-ROUNDS, WANTED, AT_ONCE, SMALL = 3, 0.8, 10, 4096
+ROUNDS, WANTED, AT_ONCE, SHARDS, SMALL = 3, 0.8, 10, 8, 4096
 WAYS = ("up", "down")
 
 
@@ -123,7 +123,7 @@ def timed(move: Callable[[], object], process: psutil.Popen) -> tuple[float, flo
 
 
 def main(megabytes: int = 256, files: int = 2000) -> None:
-    """Measure a large model and many small files."""
+    """Measure a large model, whole and in shards, and many small files."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         process = server(place)
@@ -131,6 +131,7 @@ def main(megabytes: int = 256, files: int = 2000) -> None:
             boto3.client("s3").create_bucket(Bucket="data")
             with kept(place, "tools", TOOLS) as tools:
                 measure(place, "one", [megabytes * 2**20], process, tools)
+                measure(place, "shards", [megabytes * 2**20 // SHARDS] * SHARDS, process, tools)
                 measure(place, "many", [SMALL] * files, process, tools)
         finally:
             process.kill()
