@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from flows.graph import Stage
+from flows.planning.graph import Stage
 from flows.report import page_of
 
 BUCKETS = "https://s3.console.aws.amazon.com/s3/object"
@@ -54,14 +54,14 @@ def remote_of(root: Path) -> Remote | None:
 
 def hashes(root: Path, stage: Stage) -> dict[str, str]:
     """Return the md5 of each out of a stage as dvc.lock has it."""
-    from flows.remote import entries
+    from flows.workers.remote import entries
 
     outs = entries(root, stage.file).get(stage.name, {}).get("outs", [])
     return {str(out["path"]): str(out["md5"]) for out in outs if out.get("md5")}
 
 
 def served_at(root: Path) -> str | None:
-    """Return the address at which the checkout's own server serves its reports (flows.pages); None when another one is used."""
+    """Return where the checkout's own server serves its reports (flows.watching.pages); None when another one is used."""
     from prefect.settings import get_current_settings
 
     from flows.server import HOME

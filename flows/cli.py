@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from flows.dvcrepo import Pipeline
-    from flows.graph import Graph, Step
+    from flows.planning.dvcrepo import Pipeline
+    from flows.planning.graph import Graph, Step
 
 FAILED, REFUSED, BUSY = 1, 2, 3
 CODES = "Exit codes: 0 done, 1 a stage failed, 2 bad input or params, 3 another run holds this checkout, 130 interrupted."
@@ -111,7 +111,7 @@ def run(
     """
     from flows import show
     from flows.locks import recover
-    from flows.overlay import applied
+    from flows.planning.overlay import applied
 
     root = checkout()
     with held(root), interruptible():
@@ -169,7 +169,7 @@ def worker(
     """
     root = checkout()
     with interruptible(), server_failures():
-        from flows.worker import work
+        from flows.workers.worker import work
 
         work(root, kind, limit, cold)
 
@@ -306,7 +306,7 @@ def profile_list() -> None:
     Example: [bold]temper profile list[/]
     """
     from flows import show
-    from flows.overlay import profile_names
+    from flows.planning.overlay import profile_names
 
     show.table(("profile", "what it is for"), [[name, said] for name, said in profile_names(checkout()).items()])
 
@@ -318,7 +318,7 @@ def profile_show(name: str) -> None:
     Example: [bold]temper profile show smoke[/]
     """
     from flows import show
-    from flows.overlay import changes
+    from flows.planning.overlay import changes
 
     show.table(("param", "params.yaml", name), [[key, old, new] for key, old, new in changes(checkout(), name)])
 
@@ -330,7 +330,7 @@ def profile_use(name: str) -> None:
     Example: [bold]temper profile use smoke[/]
     """
     from flows import show
-    from flows.overlay import REPLACED, use
+    from flows.planning.overlay import REPLACED, use
 
     root = checkout()
     with held(root):
@@ -354,7 +354,7 @@ class Prepared:
 
     def plan(self, force: tuple[str, ...] = (), *, for_run: bool = False) -> list[Step]:
         """Make the plan; for a run, the Prefect server starts as soon as something is known to be stale."""
-        from flows.plan import plan as make_plan
+        from flows.planning.plan import plan as make_plan
 
         pipeline, self.pipeline = self.pipeline, None
         on_stale = self._start_server if for_run else _nothing
@@ -372,11 +372,11 @@ class Prepared:
 
 def prepare(root: Path, stages: list[str] | None, profile: str | None, sets: list[str] | None) -> Prepared:
     """Read params and pipeline and check every section and input. Raises UserError for whatever is wrong with them."""
-    from flows.dvcrepo import open_pipeline
-    from flows.graph import graph_of, missing_inputs
-    from flows.overlay import effective_params
-    from flows.sections import check_sections
-    from flows.studies import asked
+    from flows.planning.dvcrepo import open_pipeline
+    from flows.planning.graph import graph_of, missing_inputs
+    from flows.planning.overlay import effective_params
+    from flows.planning.sections import check_sections
+    from flows.planning.studies import asked
     from tasks.runtime.params import UserError
 
     params = effective_params(root, profile, sets or [])
@@ -409,7 +409,7 @@ def server_failures() -> Iterator[None]:
 def checkout() -> Path:
     """Return the root of the checkout, with its params.yaml put back if a killed run left an overlay there."""
     from flows import show
-    from flows.overlay import recover
+    from flows.planning.overlay import recover
 
     root = _root()
     if notice := recover(root):
@@ -431,7 +431,7 @@ def _root() -> Path:
 def held(root: Path) -> Iterator[None]:
     """Hold the checkout for this run; exit with 3 when another run has it."""
     from flows import show
-    from flows.overlay import RUN_LEASE
+    from flows.planning.overlay import RUN_LEASE
     from tasks.runtime.lease import Lease
     from tasks.runtime.params import UserError
 

@@ -17,11 +17,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import State
 
-from flows import locks, studies
+from flows import locks
 from flows.host import TOOLS, kept
 from flows.pipeline import LOOK, Stages, run_name
-from flows.pool import Pools
+from flows.planning import studies
 from flows.redact import redacted
+from flows.workers.pool import Pools
 from tasks.runtime.params import UserError
 
 
@@ -38,7 +39,7 @@ def temper(
     It waits for a run that somebody has started by hand.
     """
     from flows.cli import keep_page_in_step, prepare
-    from flows.overlay import applied, recover
+    from flows.planning.overlay import applied, recover
     from tasks.runtime.stage import die_with_parent
 
     die_with_parent()
@@ -66,7 +67,7 @@ def temper(
 @contextmanager
 def _turn(root: Path) -> Iterator[None]:
     """Hold the checkout for a run, once nobody else does."""
-    from flows.overlay import RUN_LEASE
+    from flows.planning.overlay import RUN_LEASE
     from tasks.runtime.lease import Lease
 
     with ExitStack() as held:

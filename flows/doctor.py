@@ -22,8 +22,9 @@ from typing import Literal
 
 import psutil
 
-from flows import history, locks, sound
-from flows.overlay import BEFORE, RUN_LEASE, effective_params, put_back
+from flows import locks, sound
+from flows.planning.overlay import BEFORE, RUN_LEASE, effective_params, put_back
+from flows.watching import history
 from tasks.runtime.checkpoint import damage
 from tasks.runtime.extensions import stale_locks
 from tasks.runtime.lease import sound_token
@@ -171,8 +172,8 @@ def install_lean(root: Path) -> None:
 
 def _pipeline(root: Path) -> Finding:
     """Let the real reading of params, dvc.yaml and dvc.lock say whether they are sound."""
-    from flows.graph import load_graph
-    from flows.sections import check_sections
+    from flows.planning.graph import load_graph
+    from flows.planning.sections import check_sections
 
     try:
         params = effective_params(root, None)

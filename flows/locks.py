@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML, YAMLError
 
-from flows.studies import STUDIES
+from flows.planning.studies import STUDIES
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 GUARD = Path(".dvc/tmp/rwlock.lock")

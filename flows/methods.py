@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from flows.graph import Graph, Step
+from flows.planning.graph import Graph, Step
 
 LIST = Path(__file__).with_name("methods.yaml")
 

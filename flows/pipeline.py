@@ -36,18 +36,19 @@ from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import Task
 from prefect.utilities.annotations import allow_failure
 
-from flows import history, monitoring, sound
+from flows import sound
 from flows.addresses import of_run, remote_of, served_at
-from flows.artifacts import Page, Shown, scores_of
-from flows.gpus import Stopped, devices, lent
-from flows.graph import Graph, RunResult, Stage, StageResult, Step
 from flows.host import TOOLS, kept, warm
-from flows.monitoring import Watch
-from flows.pool import Pools
-from flows.ready import Ready
+from flows.planning.graph import Graph, RunResult, Stage, StageResult, Step
+from flows.planning.ready import Ready
 from flows.redact import redacted
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
+from flows.watching import history, monitoring
+from flows.watching.artifacts import Page, Shown, scores_of
+from flows.watching.monitoring import Watch
+from flows.workers.gpus import Stopped, devices, lent
+from flows.workers.pool import Pools
 from tasks.runtime.params import UserError
 from tasks.runtime.stage import REFUSED
 
@@ -79,7 +80,7 @@ def run(
 ) -> RunResult:
     """Run the stale `steps` and return how every stage ended; `jobs` limits how many run at once.
 
-    `on_workers` sends each stage to the work pool of its kind (flows.pool) instead of running it here.
+    `on_workers` sends each stage to the work pool of its kind (flows.workers.pool) instead of running it here.
 
     The server is the one that `start_in_background` gives; its address is printed. Raises ServerError when it does not come
     up, and KeyboardInterrupt after a stop, once every stage has written its checkpoint. A server that is lost in the middle

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.child import search_path
-from flows.graph import Stage
+from flows.planning.graph import Stage
 from flows.stage import lost
 from tasks.runtime.params import UserError
 

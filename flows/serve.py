@@ -15,8 +15,9 @@ from pathlib import Path
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import temporary_settings
 
-from flows import automations, child, deployments, monitoring
+from flows import child, deployments
 from flows.server import HOME, Server, ServerError, start_in_background
+from flows.watching import automations, monitoring
 
 
 def serve(root: Path, port: int = 4200) -> None:

@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from flows import child, pages
+from flows import child
+from flows.watching import pages
 
 HOME = Path(".temper/prefect")
 PATIENCE = 300.0

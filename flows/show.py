@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.graph import RunResult, StageResult, Step
+from flows.planning.graph import RunResult, StageResult, Step
 from tasks.runtime.progress import clock
 
 COLOURS = {

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import child
-from flows.graph import Stage
+from flows.planning.graph import Stage
 from flows.redact import redacted
 from tasks.runtime import progress
 from tasks.runtime.stage import FINISHED, PREEMPTED, WORK

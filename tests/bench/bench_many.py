@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows.graph import Graph
+from flows.planning.graph import Graph
 from tests.flows.many import finish, make
 from tests.flows.simulation import lower_bound, simulate
 

@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows.graph import load_graph
-from flows.overlay import effective_params
+from flows.planning.graph import load_graph
+from flows.planning.overlay import effective_params
 from tasks.runtime.imports import ROOT
 
 TIMES = 5

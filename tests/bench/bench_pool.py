@@ -17,10 +17,10 @@ from statistics import median
 from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 
-from flows.graph import Stage, load_graph
 from flows.host import TOOLS, kept
-from flows.pool import Pools
+from flows.planning.graph import Stage, load_graph
 from flows.stage import Children, attempt
+from flows.workers.pool import Pools
 from tasks.runtime.imports import ROOT
 
 sys.path.insert(0, str(ROOT))  # `tests` is no installed package

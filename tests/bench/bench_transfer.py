@@ -21,8 +21,8 @@ import boto3
 import psutil
 
 from flows.host import TOOLS, kept
-from flows.remote import transfer
 from flows.shelf import Shelf
+from flows.workers.remote import transfer
 from tasks.runtime.imports import ROOT
 
 sys.path.insert(0, str(ROOT))  # `tests` is no installed package

@@ -11,7 +11,7 @@ from tests.chaos.forked import EVERY_STEP, finish, published
 from tests.chaos.trainers import TRAINERS
 
 WALL = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
-SCHEDULED = {"flows/deployments.py", "flows/worker.py"}
+SCHEDULED = {"flows/deployments.py", "flows/workers/worker.py"}
 """They ask Prefect what is due: a schedule is by the wall clock."""
 
 

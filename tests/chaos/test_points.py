@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from flows.graph import Stage
+from flows.planning.graph import Stage
 from flows.stage import Children, attempt
 from tasks.runtime.chaos import FAIL_AT, POINTS, reach
 from tasks.runtime.imports import ROOT

@@ -14,12 +14,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from flows.deployments import PLACE
-from flows.graph import load_graph
-from flows.monitoring import Monitoring
-from flows.overlay import effective_params
+from flows.planning.graph import load_graph
+from flows.planning.overlay import effective_params
 from flows.report import PAGE
 from flows.serve import _bring_up, _worker
 from flows.server import Server, start_in_background
+from flows.watching.monitoring import Monitoring
 from tasks.runtime.imports import ROOT
 from tests.e2e.conftest import start
 from tests.flows.checkout import command, make_checkout

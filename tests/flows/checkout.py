@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.graph import Graph, Step, load_graph
-from flows.overlay import effective_params
-from flows.plan import plan
+from flows.planning.graph import Graph, Step, load_graph
+from flows.planning.overlay import effective_params
+from flows.planning.plan import plan
 
 WORK = '''
 """A stage that counts to `steps`, a checkpoint each, and can be told to fail, to refuse, or to be killed once."""

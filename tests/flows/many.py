@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dvc.repo import Repo
 
-from flows.graph import Graph, load_graph
-from flows.overlay import effective_params
+from flows.planning.graph import Graph, load_graph
+from flows.planning.overlay import effective_params
 
 METHODS = 8
 LINKS = 10

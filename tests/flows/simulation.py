@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flows.ready import Ready
+from flows.planning.ready import Ready
 
 
 @dataclass

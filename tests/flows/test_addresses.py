@@ -5,8 +5,8 @@ from prefect.settings import temporary_settings
 
 from flows import addresses
 from flows.addresses import Remote, hashes, of_run, remote_of, served_at
-from flows.graph import load_graph
-from flows.overlay import effective_params
+from flows.planning.graph import load_graph
+from flows.planning.overlay import effective_params
 from flows.server import HOME
 from tests.flows.checkout import command, make_checkout
 

@@ -15,7 +15,7 @@ import pytest
 from dvc.repo import Repo
 
 from flows import cli
-from flows.overlay import BEFORE, REPLACED, RUN_LEASE
+from flows.planning.overlay import BEFORE, REPLACED, RUN_LEASE
 from flows.server import PATIENCE, start_in_background
 from flows.show import why
 from tasks.runtime.lease import Lease

@@ -11,7 +11,7 @@ import pytest
 from dvc.repo import Repo
 
 from flows.doctor import RECENT, examine, install_lean, mend
-from flows.overlay import BEFORE, DURING, RUN_LEASE
+from flows.planning.overlay import BEFORE, DURING, RUN_LEASE
 from flows.sound import md5
 from tasks.runtime.checkpoint import Checkpoints, damage
 from tasks.runtime.lease import Lease

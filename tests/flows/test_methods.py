@@ -2,9 +2,9 @@
 
 import pytest
 
-from flows.graph import Step, load_graph
 from flows.methods import LIST, Method, read_methods, state
-from flows.overlay import effective_params
+from flows.planning.graph import Step, load_graph
+from flows.planning.overlay import effective_params
 from tasks.runtime.imports import ROOT
 
 

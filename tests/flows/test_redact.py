@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.graph import load_graph
-from flows.overlay import effective_params
-from flows.pool import Pools
+from flows.planning.graph import load_graph
+from flows.planning.overlay import effective_params
+from flows.planning.sections import check_sections
 from flows.redact import MASK, redacted
-from flows.sections import check_sections
+from flows.workers.pool import Pools
 from tasks.runtime.params import UserError
 from tests.flows.checkout import make_checkout
 

@@ -14,10 +14,10 @@ from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 from prefect.states import Scheduled
 
-from flows import automations, history, monitoring
 from flows.deployments import PLACE, names
 from flows.serve import _bring_up
 from flows.server import Server
+from flows.watching import automations, history, monitoring
 from tasks.runtime.imports import ROOT
 from tasks.runtime.params import UserError, read_yaml
 from tests.flows.checkout import command, environment, make_checkout

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.graph import Stage, load_graph
-from flows.overlay import effective_params
+from flows.planning.graph import Stage, load_graph
+from flows.planning.overlay import effective_params
 from flows.stage import LOGS, Children, Transcript, account, attempt
 from tasks.runtime.stage import FINISHED, PREEMPTED, WORK
 from tests.flows.checkout import WORK_STAGE, command, environment, make_checkout
@@ -182,7 +182,7 @@ class TestARealStage:
         root = make_checkout(
             tmp_path / "c", f"  long:\n    cmd: {commanded}\n    outs: [o]\n", "work: {steps: 900, seconds: 1.0}"
         )
-        code = "from pathlib import Path; from flows.stage import *; from flows.graph import Stage; "
+        code = "from pathlib import Path; from flows.stage import *; from flows.planning.graph import Stage; "
         code += "attempt(Path(), Stage('long', '', None, None, (), (), ()), Children(), force=False, say=print, watch=print)"
         runner = subprocess.Popen([sys.executable, "-c", code], cwd=root, env=environment(), stdout=subprocess.DEVNULL)
         wait_for(lambda: len(psutil.Process(runner.pid).children(recursive=True)) >= 2)

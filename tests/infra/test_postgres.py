@@ -13,10 +13,10 @@ import asyncpg
 import pytest
 
 from flows.deployments import PLACE
-from flows.monitoring import Monitoring
 from flows.pipeline import run
 from flows.serve import _bring_up
 from flows.server import HOME, Server, start_in_background
+from flows.watching.monitoring import Monitoring
 from tasks.runtime.imports import ROOT
 from tasks.runtime.params import read_yaml
 from tests.flows.checkout import make_checkout, planned
