@@ -23,8 +23,8 @@ from typing import Literal
 import psutil
 
 from flows import locks, sound
+from flows.planning import history
 from flows.planning.overlay import BEFORE, RUN_LEASE, effective_params, put_back
-from flows.watching import history
 from tasks.runtime.checkpoint import damage
 from tasks.runtime.extensions import stale_locks
 from tasks.runtime.lease import sound_token

@@ -37,14 +37,15 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import allow_failure
 
 from flows import sound
-from flows.addresses import of_run, remote_of, served_at
 from flows.host import TOOLS, kept, warm
+from flows.planning import history
 from flows.planning.graph import Graph, RunResult, Stage, StageResult, Step
 from flows.planning.ready import Ready
 from flows.redact import redacted
 from flows.server import start_in_background
 from flows.stage import Children, Outcome, attempt
-from flows.watching import history, monitoring
+from flows.watching import monitoring
+from flows.watching.addresses import of_run, remote_of, served_at
 from flows.watching.artifacts import Page, Shown, scores_of
 from flows.watching.monitoring import Watch
 from flows.workers.gpus import Stopped, devices, lent

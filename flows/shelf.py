@@ -26,7 +26,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
 
-from flows.watching import history
+from flows.planning import history
 from tasks.runtime.chaos import reach
 from tasks.runtime.checkpoint import sha256
 from tasks.runtime.params import UserError, read_yaml

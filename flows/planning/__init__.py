@@ -1,1 +1,1 @@
-"""What there is to do: the graph of stages as DVC declares it, params and their overlays, and what is stale and why."""
+"""What there is to do: the stages as DVC declares them, params and their overlays, what ran before, what is stale and why."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.planning import history
 from flows.planning.graph import Graph, Places, Stage, Step, overlap
-from flows.watching import history
 
 if TYPE_CHECKING:
     from flows.planning.dvcrepo import Pipeline

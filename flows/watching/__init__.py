@@ -1,1 +1,1 @@
-"""What is seen of runs on Prefect's page and told of them: artifacts, history, bounds, notifications."""
+"""What is seen of runs on Prefect's page and told of them: artifacts, pages, bounds, automations."""

@@ -25,10 +25,10 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from flows.addresses import Remote, hashes
 from flows.planning.graph import Out, RunResult, Stage
+from flows.planning.history import FOLDER
 from flows.show import headline
-from flows.watching.history import FOLDER
+from flows.watching.addresses import Remote, hashes
 
 LINES = 8
 """A plot with more lines than this shows the first ones and says so."""

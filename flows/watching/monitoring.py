@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.watching import history
+from flows.planning import history
 from tasks.runtime.params import UserError, read_yaml
 
 PLACE = Path("infra/monitoring.yaml")

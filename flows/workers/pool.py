@@ -24,13 +24,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempoten
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.planning import history
 from flows.planning.graph import Graph, Stage
+from flows.planning.recorded import entries, record
 from flows.redact import redacted
 from flows.stage import Children, Outcome
-from flows.watching import history
 from flows.workers.follow import Told, Watch, ending
 from flows.workers.pulse import patience, patiently
-from flows.workers.remote import DONE, KIND, TransferError, entries, record, transfer, wanted
+from flows.workers.remote import DONE, KIND, TransferError, transfer, wanted
 from flows.workers.remote import stage as stage_flow
 from tasks.runtime.params import PARAMS_FILE, UserError
 

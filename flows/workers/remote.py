@@ -36,6 +36,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from flows import host
 from flows.planning.graph import Stage, load_graph
+from flows.planning.recorded import entries, record
 from flows.redact import redacted
 from flows.stage import Children, Outcome, attempt
 from flows.watching.artifacts import Page, Shown
@@ -226,31 +227,6 @@ def use_remote(root: Path, url: str) -> None:
     lines = ["[core]", f"remote = {REMOTE}", "[cache]", f"dir = {root.parents[2] / '.dvc/cache'}", f"['remote \"{REMOTE}\"']"]
     text = "\n".join([*lines, f"url = {url}", "verify = true", ""])  # what arrives is hashed: DVC believes S3 otherwise
     (root / ".dvc/config.local").write_text(text, encoding="utf-8")
-
-
-def record(root: Path, lock: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write entries into dvc.lock, by the file of the stage and its name, under DVC's own lock."""
-    from dvc.repo import Repo
-    from dvc.utils.serialize import modify_yaml
-
-    with Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
-        for file, stages in lock.items():
-            with modify_yaml(str(lock_file(root, file))) as data:
-                data.setdefault("schema", "2.0")
-                data.setdefault("stages", {}).update(stages)
-
-
-def entries(root: Path, file: str) -> dict[str, Any]:
-    """Return what dvc.lock says of every stage of a dvc.yaml."""
-    from dvc.utils.serialize import load_yaml
-
-    place = lock_file(root, file)
-    return dict(load_yaml(str(place)).get("stages", {})) if place.is_file() else {}
-
-
-def lock_file(root: Path, file: str) -> Path:
-    """Return the dvc.lock beside a dvc.yaml."""
-    return (root / file).with_suffix(".lock")
 
 
 def transfer(root: Path, way: str, *targets: str, tools: str | None = None) -> None:

@@ -19,12 +19,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import sound
 from flows.pipeline import Slots, Stages, run, threads_of
+from flows.planning import history
 from flows.planning.graph import RunResult, load_graph
 from flows.planning.overlay import effective_params
 from flows.planning.plan import plan
 from flows.server import start_in_background
 from flows.stage import Outcome
-from flows.watching import history
 from tasks.runtime.imports import ROOT
 from tests.flows.checkout import WORK_STAGE, command, environment, make_checkout, planned
 from tests.flows.planning.test_studies import make_study

@@ -15,9 +15,10 @@ from prefect.settings import temporary_settings
 from prefect.states import Scheduled
 
 from flows.deployments import PLACE, names
+from flows.planning import history
 from flows.serve import _bring_up
 from flows.server import Server
-from flows.watching import automations, history, monitoring
+from flows.watching import automations, monitoring
 from tasks.runtime.imports import ROOT
 from tasks.runtime.params import UserError, read_yaml
 from tests.flows.checkout import command, environment, make_checkout

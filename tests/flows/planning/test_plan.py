@@ -10,10 +10,10 @@ from dvc.repo import Repo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.planning import history
 from flows.planning.graph import load_graph
 from flows.planning.overlay import effective_params
 from flows.planning.plan import check, plan
-from flows.watching import history
 
 STAGES = ("words", "count", "noise", "after", "each@one", "each@two", "gather")
 EVERYTHING = ("gather", "each", "after")

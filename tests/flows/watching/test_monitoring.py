@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from flows.watching import history, monitoring
+from flows.planning import history
+from flows.watching import monitoring
 from flows.watching.monitoring import OUT_OF_BOUNDS, PLACE, SLOW, Monitoring, Slow, Watch, read
 from tasks.runtime.imports import ROOT
 from tasks.runtime.params import UserError, read_yaml

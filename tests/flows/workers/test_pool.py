@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from flows.planning.graph import load_graph
+from flows.planning.recorded import entries
 from flows.workers.pool import Pools
-from flows.workers.remote import check_out, entries, wanted
+from flows.workers.remote import check_out, wanted
 from tasks.runtime.params import UserError
 from tests.flows.checkout import command, make_checkout
 from tests.flows.site import Site

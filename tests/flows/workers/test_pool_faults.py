@@ -9,8 +9,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.settings import temporary_settings
 
+from flows.planning.recorded import entries
 from flows.workers.follow import ending
-from flows.workers.remote import entries
 from tests.flows.checkout import WORK_STAGE
 from tests.flows.site import Site, signal_tree
 from tests.flows.test_stage import wait_for

@@ -1,7 +1,7 @@
 """What is remembered of a stage's runs: the last ones, and how long it usually takes with the same params."""
 
+from flows.planning import history
 from flows.planning.overlay import applied, effective_params
-from flows.watching import history
 from tests.flows.checkout import command, make_checkout
 
 FEW, MANY = {"steps": 3}, {"steps": 300}

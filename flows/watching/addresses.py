@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from flows.planning.graph import Stage
+from flows.planning.recorded import entries
 from flows.report import page_of
 
 BUCKETS = "https://s3.console.aws.amazon.com/s3/object"
@@ -54,8 +55,6 @@ def remote_of(root: Path) -> Remote | None:
 
 def hashes(root: Path, stage: Stage) -> dict[str, str]:
     """Return the md5 of each out of a stage as dvc.lock has it."""
-    from flows.workers.remote import entries
-
     outs = entries(root, stage.file).get(stage.name, {}).get("outs", [])
     return {str(out["path"]): str(out["md5"]) for out in outs if out.get("md5")}
 

@@ -3,11 +3,11 @@
 import pytest
 from prefect.settings import temporary_settings
 
-from flows import addresses
-from flows.addresses import Remote, hashes, of_run, remote_of, served_at
 from flows.planning.graph import load_graph
 from flows.planning.overlay import effective_params
 from flows.server import HOME
+from flows.watching import addresses
+from flows.watching.addresses import Remote, hashes, of_run, remote_of, served_at
 from tests.flows.checkout import command, make_checkout
 
 MD5 = "0123456789abcdef0123456789abcdef"
