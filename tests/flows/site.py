@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import boto3
@@ -47,12 +49,17 @@ class Site:
         self.server = self.start_server(0)
 
     def start_server(self, port: int) -> subprocess.Popen:
-        """Start the Prefect server, whose database outlives it, and have all that starts from now on talk to it."""
+        """Start the Prefect server, whose database outlives it, and have all that starts from now on talk to it.
+
+        It is started on `port` once what was killed there has let go of it: on a port that is taken it would take another.
+        """
+        while port and is_open(port):
+            time.sleep(0.05)
         words = [sys.executable, "-c", SERVER, str(port)]
         own = {key: value for key, value in self.variables.items() if key != "PREFECT_API_URL"}
         server = subprocess.Popen(words, cwd=self.root, env=own, stdout=subprocess.PIPE, text=True)
         self.variables["PREFECT_API_URL"] = server.stdout.readline().strip()
-        assert self.variables["PREFECT_API_URL"], "the server did not come up"
+        assert str(port or "http") in self.variables["PREFECT_API_URL"], "the server did not come up there"
         self._started.append(server)
         return server
 
@@ -96,6 +103,12 @@ class Site:
         for process in self._started:
             process.wait(timeout=60)
         self._storage.stop()
+
+
+def is_open(port: int) -> bool:
+    """Tell whether somebody listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def signal_tree(process: subprocess.Popen, number: signal.Signals) -> None:
