@@ -29,7 +29,7 @@ from prefect.flows import Flow
 from prefect.futures import PrefectWrappedFuture
 from prefect.logging import get_run_logger
 from prefect.logging.formatters import PrefectFormatter
-from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import flow_run
 from prefect.settings import temporary_settings
 from prefect.states import Cancelled, Completed, Failed, State
@@ -96,7 +96,7 @@ def run(
         stages = Stages(root, graph, steps, params, profile, jobs, pools)
         stack.enter_context(temporary_settings(server.settings()))
         stack.enter_context(_plain_log())
-        _drain(patience=0)
+        _end_services(patience=0)
         try:
             _flow_of(stages, profile)(profile, [step.stage.name for step in steps], dict(params), return_state=True)
         except TerminationSignal:
@@ -107,7 +107,7 @@ def run(
             print(f"the Prefect server was lost ({type(error).__name__}); the stages are done without it", file=sys.stderr)
         finally:
             stages.children.stop()
-            _drain()
+            _end_services(patience=DRAIN)
     if stages.interrupted:
         raise KeyboardInterrupt
     return stages.result()
@@ -404,15 +404,13 @@ def _plain_log() -> Iterator[None]:
             handler.setFormatter(formatter)
 
 
-def _drain(patience: float = DRAIN) -> None:
-    """Wait until the last log lines and states are with the server; give them up when it does not take them.
+def _end_services(patience: float) -> None:
+    """End Prefect's services, which tell a server of logs and states; after `patience` seconds with what they still hold.
 
-    Prefect would go on trying at the exit of this process, minutes for every line; there is no setting for that. Before a run
-    nothing is waited for: what another run of this process left behind still speaks to that run's server.
+    Prefect itself would go on trying at the exit of this process, minutes for every line, and would give a run those of an
+    earlier one, which speak to that run's server; there is no setting for either.
     """
-    services: list[Any] = list(cast(Any, EventsWorker)._instances.values())  # the log's among them
-    if patience:
-        APILogHandler().flush()
+    services: list[Any] = list(cast(Any, EventsWorker)._instances.values())  # one register for all of them
     EventsWorker.drain_all(timeout=patience)
     for service in services:
         service._queue.queue.clear()

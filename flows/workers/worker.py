@@ -133,11 +133,9 @@ class Worker:
 
     def _start(self, run: UUID) -> host.Guest | subprocess.Popen[bytes]:
         """Start the process of a run, forked where that is ready."""
-        where, output = self._root.resolve(), sys.stdout.fileno()
-        guest = host.fork(
-            self._environment[TOOLS], "flows.workers.remote", str(run), cwd=where, output=output, env=self._environment
-        )
-        return guest or child.start("flows.workers.remote", str(run), cwd=where, output=output, env=self._environment)
+        words, where, output = ("flows.workers.remote", str(run)), self._root.resolve(), sys.stdout.fileno()
+        guest = host.fork(self._environment[TOOLS], *words, cwd=where, output=output, env=self._environment)
+        return guest or child.start(*words, cwd=where, output=output, env=self._environment)
 
     def _reap(self) -> None:
         """Let go of the runs that have ended; one whose process ended without telling has crashed."""
